@@ -1,0 +1,187 @@
+"""What travels between clients and server: the trainable tensors as flat buffers with a schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from math import prod
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedtt_lightning.errors import FederationError
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype (without the `torch.` prefix) of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class AdapterSchema:
+    """The order, shapes and dtypes of an adapter's tensors, identified by a hash."""
+
+    specs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> AdapterSchema:
+        """Describe named tensors in their given order."""
+        return cls(
+            tuple(
+                TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+                for name, tensor in tensors.items()
+            )
+        )
+
+    def select(self, names: Collection[str]) -> AdapterSchema:
+        """Keep the specs whose name is in `names`, in this schema's order."""
+        return AdapterSchema(tuple(spec for spec in self.specs if spec.name in names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(spec.name for spec in self.specs)
+
+    @property
+    def numel(self) -> int:
+        return sum(spec.numel for spec in self.specs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the raw values, without any header."""
+        return sum(spec.numel * getattr(torch, spec.dtype).itemsize for spec in self.specs)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the names, shapes and dtypes, in hexadecimal."""
+        rows = [[spec.name, spec.shape, spec.dtype] for spec in self.specs]
+        return sha256(json.dumps(rows).encode()).hexdigest()
+
+    @cached_property
+    def by_dtype(self) -> dict[str, tuple[TensorSpec, ...]]:
+        """The specs of each dtype, which share one flat buffer."""
+        groups: dict[str, list[TensorSpec]] = {}
+        for spec in self.specs:
+            groups.setdefault(spec.dtype, []).append(spec)
+        return {dtype: tuple(specs) for dtype, specs in groups.items()}
+
+
+@dataclass(frozen=True)
+class AdapterState:
+    """The values of a schema's tensors: one flat buffer for each dtype, in the schema's order."""
+
+    schema: AdapterSchema
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def capture(
+        cls, tensors: Mapping[str, Tensor], schema: AdapterSchema | None = None
+    ) -> AdapterState:
+        """Copy the current values of named tensors, of `schema`'s names only if it is given."""
+        schema = schema or AdapterSchema.of(tensors)
+        buffers = {
+            dtype: torch.cat([tensors[spec.name].detach().reshape(-1) for spec in specs])
+            for dtype, specs in schema.by_dtype.items()
+        }
+        return cls(schema, buffers)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the named tensors as views of the buffers, in the schema's order."""
+        views = {}
+        for dtype, specs in self.schema.by_dtype.items():
+            parts = self.buffers[dtype].split([spec.numel for spec in specs])
+            views.update(
+                {spec.name: part.view(spec.shape) for spec, part in zip(specs, parts, strict=True)}
+            )
+        return {name: views[name] for name in self.schema.names}
+
+    @torch.no_grad()
+    def copy_into(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write the values into the tensors of the same names, in place."""
+        for name, value in self.tensors().items():
+            tensors[name].copy_(value)
+
+    def select(self, schema: AdapterSchema) -> AdapterState:
+        """Return a copy with the names of `schema` only."""
+        return self if schema == self.schema else AdapterState.capture(self.tensors(), schema)
+
+    def is_finite(self) -> bool:
+        """Tell whether no value is NaN or infinite."""
+        return all(bool(torch.isfinite(buffer).all()) for buffer in self.buffers.values())
+
+    def to_bytes(self) -> bytes:
+        """Serialize as safetensors: a flat tensor for each dtype and the schema's hash."""
+        buffers = {dtype: buffer.cpu() for dtype, buffer in self.buffers.items()}
+        return save(buffers, metadata={"schema": self.schema.digest})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, schema: AdapterSchema) -> AdapterState:
+        """Read what `to_bytes` wrote, checked against the schema this side expects.
+
+        Raises:
+            FederationError: the bytes are no safetensors, or belong to another schema.
+        """
+        digest = _metadata(data).get("schema")
+        if digest != schema.digest:
+            raise FederationError(
+                f"the payload's schema {str(digest)[:12]} is not the expected "
+                f"{schema.digest[:12]}: both sides need the same model, method and round"
+            )
+        try:
+            buffers = load(data)
+        except SafetensorError as error:
+            raise FederationError(f"the payload is no valid safetensors: {error}") from None
+        state = cls(schema, {dtype: buffers[dtype] for dtype in schema.by_dtype if dtype in buffers})
+        for dtype, specs in schema.by_dtype.items():
+            found = buffers.get(dtype)
+            numel = sum(spec.numel for spec in specs)
+            if found is None or found.dtype != getattr(torch, dtype) or found.shape != (numel,):
+                raise FederationError(f"the payload has no buffer of {numel} {dtype} values")
+        return state
+
+    def minus(self, other: AdapterState) -> AdapterState:
+        """Return the difference in float64: an update, when `other` is where training began."""
+        buffers = {
+            dtype: buffer.double() - other.buffers[dtype].double()
+            for dtype, buffer in self.buffers.items()
+        }
+        return AdapterState(self.schema, buffers)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Read the metadata of a safetensors header, which the library's `load` leaves out."""
+    size = int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8 : 8 + size]) if 2 <= size <= len(data) - 8 else None
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise FederationError("the payload is no safetensors: its header cannot be read")
+    metadata = header.get("__metadata__", {})
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def differing_names(ours: Iterable[str], theirs: Iterable[str], limit: int = 3) -> str:
+    """Say in a few words which names only one side has; empty if the sides agree."""
+    ours, theirs = list(ours), list(theirs)
+    parts = []
+    for label, names in (
+        ("missing", [name for name in ours if name not in set(theirs)]),
+        ("unexpected", [name for name in theirs if name not in set(ours)]),
+    ):
+        if names:
+            more = f" and {len(names) - limit} more" if len(names) > limit else ""
+            parts.append(f"{label} {', '.join(names[:limit])}{more}")
+    return "; ".join(parts)

@@ -1,0 +1,135 @@
+"""Who trains in a round, on which batches: pure functions of (experiment, round, client)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.federation.sampling import ClientSampler, UniformSampler
+from fedtt_lightning.federation.seeds import seed_for
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One client's local training in a round.
+
+    Attributes:
+        seed: key of all randomness of the visit, from (experiment, round, client).
+        num_examples: size of the client's data, its weight in the average.
+        batches_per_epoch: batches of one pass over the client's data.
+        num_batches: batches of the whole visit.
+        first_batch: index of the visit's first batch in the round.
+    """
+
+    round: int
+    client: int
+    seed: int
+    num_examples: int
+    batches_per_epoch: int
+    num_batches: int
+    first_batch: int
+
+    def ends_epoch(self, step: int) -> bool:
+        """Tell whether batch `step` is the last of a local epoch, or of the visit."""
+        return (step + 1) % self.batches_per_epoch == 0 or self.is_last(step)
+
+    def is_last(self, step: int) -> bool:
+        return step + 1 == self.num_batches
+
+    def steps_optimizer(self, step: int, accumulate: int) -> bool:
+        """Tell whether the optimizer steps after batch `step` when `accumulate` batches make one.
+
+        A window of accumulation ends with its local epoch, as it would in a training of its own.
+        """
+        return (step % self.batches_per_epoch + 1) % accumulate == 0 or self.ends_epoch(step)
+
+    def seed_at(self, step: int, what: str = "step") -> int:
+        """Return the seed of what happens at one batch."""
+        return seed_for(self.seed, what, step)
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """The visits of one round, one after another."""
+
+    round: int
+    visits: tuple[Visit, ...]
+
+    @cached_property
+    def num_batches(self) -> int:
+        return sum(visit.num_batches for visit in self.visits)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [visit.first_batch for visit in self.visits]
+
+    def locate(self, batch: int) -> tuple[int, Visit, int]:
+        """Return the visit's index, the visit and the step in it of the round's batch `batch`."""
+        index = bisect_right(self._starts, batch) - 1
+        visit = self.visits[index]
+        return index, visit, batch - visit.first_batch
+
+
+@dataclass(frozen=True)
+class RoundPlanner:
+    """Draw the plan of any round, the same one however often and wherever it is asked for.
+
+    Attributes:
+        experiment: the seed that keys everything.
+        sizes: examples of each client.
+        batches_per_epoch: gives the batches of one pass for a number of examples.
+        local_epochs: passes of a client over its data in a visit.
+        local_steps: optimizer steps of a visit, in place of `local_epochs`.
+        accumulate: batches that make one optimizer step.
+        max_batches: cap on a round's batches; later visits are cut.
+    """
+
+    experiment: int
+    sizes: Sequence[int]
+    batches_per_epoch: Callable[[int], int]
+    sampler: ClientSampler = field(default_factory=UniformSampler)
+    local_epochs: int = 1
+    local_steps: int | None = None
+    accumulate: int = 1
+    max_batches: int | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError if no round could be planned."""
+        if self.local_epochs < 1:
+            raise ConfigError(f"federation.local_epochs is {self.local_epochs}, but must be >= 1")
+        if self.local_steps is not None and self.local_steps < 1:
+            raise ConfigError(f"federation.local_steps is {self.local_steps}, but must be >= 1")
+        self.sampler.check(len(self.sizes))
+        for client, size in enumerate(self.sizes):
+            if self.batches_per_epoch(int(size)) < 1:
+                raise ConfigError(
+                    f"client {client} has {size} examples, fewer than one batch, and drop_last "
+                    "leaves it without any: lower data.batch_size or turn drop_last off"
+                )
+
+    def plan(self, round: int) -> RoundPlan:
+        """Return the plan of a round (0-based)."""
+        cohort = self.sampler.cohort(self.experiment, round, len(self.sizes))
+        visits: list[Visit] = []
+        first = 0
+        for client in cohort:
+            size = int(self.sizes[client])
+            per_epoch = self.batches_per_epoch(size)
+            batches = self._visit_batches(per_epoch)
+            if self.max_batches is not None:
+                batches = min(batches, self.max_batches - first)
+            if batches < 1:
+                break
+            seed = seed_for(self.experiment, "visit", round, client)
+            visits.append(Visit(round, client, seed, size, per_epoch, batches, first))
+            first += batches
+        return RoundPlan(round, tuple(visits))
+
+    def _visit_batches(self, per_epoch: int) -> int:
+        if self.local_steps is None:
+            return self.local_epochs * per_epoch
+        epochs, rest = divmod(self.local_steps, -(-per_epoch // self.accumulate))
+        return epochs * per_epoch + min(rest * self.accumulate, per_epoch)
