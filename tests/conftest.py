@@ -1,0 +1,39 @@
+"""What every test may ask for: the folder with real data and weights, and no network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports transformers or datasets: a test that needs the network must fail fast.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with `data/` and `weights/`, named by the environment variable FEDTT_SHARED."""
+    name = os.environ.get("FEDTT_SHARED")
+    if not name:
+        pytest.skip("FEDTT_SHARED names no folder with data/ and weights/")
+    folder = Path(name).resolve()
+    assert (folder / "data").is_dir() and (folder / "weights").is_dir(), f"{folder} holds no data"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def glue_dir(shared: Path) -> Path:
+    return shared / "data" / "glue"
+
+
+@pytest.fixture(scope="session")
+def bert_dir(shared: Path) -> Path:
+    """A real pretrained BERT of 2 layers × 128, with its tokenizer."""
+    return shared / "weights" / "bert-tiny-reviews"
+
+
+@pytest.fixture(scope="session")
+def llama_dir(shared: Path) -> Path:
+    """A real pretrained LLaMA of 5 layers × 64, with its tokenizer."""
+    return shared / "weights" / "stories260k-llama"
