@@ -1,0 +1,125 @@
+"""The protocol between federated data and the callback that runs the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+
+from fedtt_lightning.data.iid import IID
+from fedtt_lightning.data.labels import read_labels
+from fedtt_lightning.data.partition import Examples, Partition, Partitioner
+from fedtt_lightning.data.table import partition_table
+from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.federation.seeds import generator_for
+
+if TYPE_CHECKING:
+    from fedtt_lightning.data.round_loader import RoundLoader
+    from fedtt_lightning.federation import RoundPlan
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How training batches are made; the names mean what they mean in `torch.utils.data`.
+
+    `collate_fn=None` is torch's `default_collate`. Order and sampling are not options: every visit
+    shuffles its client's examples with a seed of its own.
+    """
+
+    batch_size: int = 32
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    num_workers: int = 0
+    pin_memory: bool = False
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"data.batch_size is {self.batch_size}; set it to at least 1")
+        if self.num_workers < 0:
+            raise ConfigError(f"data.num_workers is {self.num_workers}; set it to at least 0")
+
+
+class ClientDataModule(LightningDataModule):
+    """A datamodule whose training data belong to clients.
+
+    A subclass sets `train_data` (map-style: `len`, `[i]`) and `loader` in `setup("fit")`; the
+    FederatedRounds callback then calls `federate` and sets `plan`, and Lightning gets a
+    `RoundLoader` over the round's client visits. Validation, test and predict loaders are ordinary
+    and global.
+
+    `clients=None` lets the partition tell how many there are (ByColumn, FlwrPartitioner);
+    `partition=None` is `IID()`.
+    """
+
+    train_data: Any
+    loader: LoaderOptions
+    clients: Partition
+    label_names: list[str] | None = None
+
+    def __init__(self, clients: int | None = 10, partition: Partitioner | None = None) -> None:
+        super().__init__()
+        self.requested_clients = clients
+        self.partition = IID() if partition is None else partition
+        self.plan: Callable[[], RoundPlan] | None = None
+        self._federated_with: tuple[Any, int] | None = None
+        self._labels: tuple[Any, np.ndarray | None] | None = None
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients; known before `federate` only if it was given."""
+        if "clients" in self.__dict__:
+            return len(self.clients)
+        if self.requested_clients is None:
+            raise ConfigError("data.clients is not set and the data are not partitioned yet")
+        return self.requested_clients
+
+    def labels(self) -> np.ndarray | None:
+        """Return the integer label of each training example, or None if there are none.
+
+        Reading them may mean going through the whole dataset, which is done once.
+        """
+        if self._labels is None or self._labels[0] is not self.train_data:
+            self._labels = (self.train_data, read_labels(self.train_data))
+        return self._labels[1]
+
+    def federate(self, seed: int) -> None:
+        """Divide `train_data` among the clients and check that it is a partition.
+
+        `seed` is the experiment's; a partitioner's own seed goes before it. Calling it again with
+        the same data and seed changes nothing. Raises ConfigError if the division is impossible,
+        not disjoint, not complete, or leaves a client without examples.
+        """
+        if self.partition.seed is not None:
+            seed = self.partition.seed
+        done = self._federated_with
+        if done is not None and done[0] is self.train_data and done[1] == seed:
+            return
+        examples = Examples(self.train_data, self.labels)
+        if len(examples) == 0:
+            raise ConfigError("the training data has no examples")
+        clients = self.partition(examples, self.requested_clients, generator_for(seed, "partition"))
+        clients.check(len(examples))
+        self.clients = clients
+        self._federated_with = (self.train_data, seed)
+
+    def partition_table(self) -> str:
+        """Return the table clients x labels as text, after `federate`."""
+        return partition_table(self.clients, self.labels(), self.label_names)
+
+    def train_dataloader(self) -> RoundLoader:
+        """Return the batches of the coming round, visit by visit."""
+        if self.plan is None:
+            raise ConfigError(
+                "federated data needs the callback that runs the rounds: add "
+                "fedtt_lightning.FederatedRounds() to trainer.callbacks"
+            )
+        from fedtt_lightning.data.round_loader import RoundLoader
+
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        return RoundLoader(
+            self.train_data, self.clients, self.plan(), self.loader, rank, world_size
+        )
