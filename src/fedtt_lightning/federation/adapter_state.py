@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -117,6 +117,10 @@ class AdapterState:
         """Return a copy with the names of `schema` only."""
         return self if schema == self.schema else AdapterState.capture(self.tensors(), schema)
 
+    def clone(self) -> AdapterState:
+        """Return a copy that shares no memory."""
+        return AdapterState(self.schema, {k: buffer.clone() for k, buffer in self.buffers.items()})
+
     def is_finite(self) -> bool:
         """Tell whether no value is NaN or infinite."""
         return all(bool(torch.isfinite(buffer).all()) for buffer in self.buffers.values())
@@ -171,17 +175,3 @@ def _metadata(data: bytes) -> dict[str, str]:
         raise FederationError("the payload is no safetensors: its header cannot be read")
     metadata = header.get("__metadata__", {})
     return metadata if isinstance(metadata, dict) else {}
-
-
-def differing_names(ours: Iterable[str], theirs: Iterable[str], limit: int = 3) -> str:
-    """Say in a few words which names only one side has; empty if the sides agree."""
-    ours, theirs = list(ours), list(theirs)
-    parts = []
-    for label, names in (
-        ("missing", [name for name in ours if name not in set(theirs)]),
-        ("unexpected", [name for name in theirs if name not in set(ours)]),
-    ):
-        if names:
-            more = f" and {len(names) - limit} more" if len(names) > limit else ""
-            parts.append(f"{label} {', '.join(names[:limit])}{more}")
-    return "; ".join(parts)

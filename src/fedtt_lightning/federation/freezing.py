@@ -18,6 +18,10 @@ class FreezingSchedule(ABC):
     def trained(self, names: Sequence[str], round: int) -> frozenset[str]:
         """Return the names, out of all trainable ones, that train in a round (0-based)."""
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{key}={value!r}" for key, value in sorted(vars(self).items()))
+        return f"{type(self).__name__}({settings})"
+
     def check(self, names: Sequence[str]) -> None:
         """Raise ConfigError if the schedule does not fit these trainable names."""
         if not self.trained(names, 0):

@@ -48,6 +48,7 @@ class FederatedLoop:
         self.position = 0
         self.rejected: list[int] = []
         self._mean = StreamingMean()
+        self._parked: AdapterState | None = None
 
     @property
     def round(self) -> int:
@@ -100,6 +101,16 @@ class FederatedLoop:
         """Count one trained batch."""
         self.position += 1
 
+    def park(self) -> None:
+        """Put the global adapter into the tensors and the client's weights, if any, aside.
+
+        For a run that stops inside a round: the model must never be left with one client's
+        weights, and `state_dict` must still tell how to go on with them.
+        """
+        if self.inside_visit and self._parked is None:
+            self._parked = AdapterState.capture(self.tensors)
+            self.adapter.copy_into(self.tensors)
+
     def close_visit(self) -> AdapterState:
         """Return the visit's update (new minus old, float64) and put the global adapter back.
 
@@ -147,7 +158,9 @@ class FederatedLoop:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers, lists and tensors; a client's weights only inside a visit."""
-        local = AdapterState.capture(self.tensors).buffers if self.inside_visit else None
+        local = None
+        if self.inside_visit:
+            local = (self._parked or AdapterState.capture(self.tensors)).buffers
         return {
             "experiment": self.planner.experiment,
             "schema": [[s.name, list(s.shape), s.dtype] for s in self.schema.specs],

@@ -53,10 +53,15 @@ class Visit:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """The visits of one round, one after another."""
+    """The visits of one round, one after another.
+
+    Attributes:
+        start: batches of the round that are already trained, when a run goes on inside it.
+    """
 
     round: int
     visits: tuple[Visit, ...]
+    start: int = 0
 
     @cached_property
     def num_batches(self) -> int:

@@ -1,0 +1,8 @@
+"""Lightning callbacks: rounds, freezing, communication, checkpoints and reports."""
+
+from fedtt_lightning.callbacks.communication import Communication
+from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
+from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
+from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+
+__all__ = ["Communication", "FactorFreezing", "FederatedCheckpoint", "FederatedRounds"]

@@ -1,0 +1,71 @@
+"""Checkpoints at the boundaries of client visits, so that a killed run loses one visit at most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fedtt_lightning.callbacks.federated_rounds import find_federation
+from fedtt_lightning.errors import ConfigError
+
+
+class FederatedCheckpoint(ModelCheckpoint):
+    """Saves `last.ckpt` after every n visits inside a round, and as ModelCheckpoint at its end.
+
+    `fit --ckpt_path last` goes on from the newest of them, with the same result as if the run had
+    never stopped. The weights in every checkpoint are the global ones. At a round's end the best
+    checkpoints by `monitor` are kept as ModelCheckpoint does.
+
+    Args:
+        dirpath: folder of the checkpoints; give one, so that a second process finds `last`.
+        every_n_visits: visits between two saves inside a round; 0 saves at round ends only.
+        monitor: metric that decides which checkpoint is the best; the newest if not given.
+        mode: `min` or `max`.
+        save_top_k: how many of the best checkpoints are kept.
+        filename: pattern of their names, as in ModelCheckpoint.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        every_n_visits: int = 1,
+        monitor: str | None = None,
+        mode: str = "max",
+        save_top_k: int = 1,
+        filename: str | None = None,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last=True,
+            enable_version_counter=False,
+        )
+        if every_n_visits < 0:
+            raise ConfigError(f"every_n_visits is {every_n_visits}, but must be >= 0")
+        self.every_n_visits = every_n_visits
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if not self.every_n_visits or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        loop = find_federation(trainer).loop
+        if not loop.is_open or loop.plan is None or loop.step:
+            return
+        done = loop.plan.locate(loop.position)[0]
+        if done % self.every_n_visits == 0:
+            assert self.dirpath is not None
+            path = str(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+            self.last_model_path = path
+            trainer.save_checkpoint(path)

@@ -1,0 +1,326 @@
+"""Federated rounds inside Lightning's own loop: one trainer epoch is one communication round."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.nn import Parameter
+
+from fedtt_lightning.callbacks.checks import check_fit, check_writable
+from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
+from fedtt_lightning.callbacks.lightning_private import (
+    choose_optimizer_steps,
+    mark_round_unfinished,
+    restore_optimizer_steps,
+)
+from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
+from fedtt_lightning.callbacks.round_loss import RoundLoss
+from fedtt_lightning.data.client_data import ClientDataModule
+from fedtt_lightning.data.round_loader import batches_per_epoch
+from fedtt_lightning.errors import ConfigError, FederationError
+from fedtt_lightning.federation import (
+    ClientSampler,
+    FedAvg,
+    FederatedLoop,
+    FreezingSchedule,
+    RoundPlan,
+    RoundPlanner,
+    TrainAll,
+    UniformSampler,
+    Visit,
+    seed_all,
+)
+
+
+class FederatedRounds(Callback):
+    """Trains clients in turn and averages their updates once per epoch.
+
+    Every trainable parameter of the LightningModule is federated. At a client's first batch the
+    global parameters are written into the model and the optimizer starts afresh; after its last
+    batch the update is taken; after the round's last batch the updates are aggregated, so that
+    validation, checkpoints and early stopping see the global model. All randomness is seeded by
+    (experiment, round, client, step). The datamodule must be a `ClientDataModule`.
+
+    Other callbacks may define `on_round_start(trainer, module, plan)`,
+    `on_client_start(trainer, module, visit, resumed)`,
+    `on_client_update(trainer, module, visit, update)` (may return a new update),
+    `on_client_end(trainer, module, visit)` and `on_aggregate(trainer, module, old, new)`.
+
+    Logged at each round's end: `fed/train_loss` (mean loss of the clients, weighted by their
+    examples), `fed/clients` (updates averaged) and `fed/clients_rejected` (updates left out
+    because of NaN or Inf).
+
+    Args:
+        sampler: which clients take part in a round; all of them if not given.
+        local_epochs: passes of a client over its data in a round.
+        local_steps: optimizer steps of a client in a round, in place of `local_epochs`.
+        server: how the mean update moves the global parameters; plain averaging if not given.
+        seed: key of the experiment; the number given to `seed_everything` (0 without) if not given.
+
+    Raises:
+        ConfigError: from `setup`, with one line for everything that cannot be federated.
+        FederationError: a round in which no client's update is finite.
+    """
+
+    def __init__(
+        self,
+        sampler: ClientSampler | None = None,
+        local_epochs: int = 1,
+        local_steps: int | None = None,
+        server: FedAvg | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.sampler = sampler or UniformSampler()
+        self.local_epochs = local_epochs
+        self.local_steps = local_steps
+        self.server = server or FedAvg()
+        self.seed = seed
+        self._planner: RoundPlanner | None = None
+        self._loop: FederatedLoop | None = None
+        self._reset: OptimizerReset | None = None
+        self._loss = RoundLoss()
+        self._saved: dict[str, Any] | None = None
+
+    @property
+    def loop(self) -> FederatedLoop:
+        """The federation's state; there from `on_fit_start` on."""
+        assert self._loop is not None, "FederatedRounds has no state before fit starts"
+        return self._loop
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        check_fit(trainer, pl_module, self)
+        data = _client_data(trainer)
+        experiment = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+        data.federate(experiment)
+        world_size = trainer.world_size
+        limit = trainer.limit_train_batches
+        self._planner = RoundPlanner(
+            experiment=experiment,
+            sizes=data.clients.sizes,
+            batches_per_epoch=lambda size: batches_per_epoch(size, data.loader, world_size),
+            sampler=self.sampler,
+            local_epochs=self.local_epochs,
+            local_steps=self.local_steps,
+            accumulate=trainer.accumulate_grad_batches,
+            max_batches=limit if isinstance(limit, int) else None,
+        )
+        self._planner.check()
+        self.server.check()
+        names = tuple(_trainable(pl_module))
+        if not names:
+            raise ConfigError(
+                "the model has no trainable parameter: set model.peft, or leave something unfrozen"
+            )
+        self._schedule(trainer).check(names)
+        data.plan = lambda: self._plan(trainer.current_epoch)
+        trainer.reload_dataloaders_every_n_epochs = 1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_writable(trainer)
+        assert self._planner is not None
+        schedule = self._schedule(trainer)
+        self._loop = FederatedLoop(self._planner, _trainable(pl_module), schedule, self.server)
+        self._loss = RoundLoss()
+        self._reset = OptimizerReset(trainer)
+        if self._saved is not None:
+            if self._saved["schedule"] != repr(schedule):
+                raise ConfigError(
+                    f"the checkpoint was trained with {self._saved['schedule']}, this run has "
+                    f"{schedule!r}: use the same FactorFreezing callback"
+                )
+            self._loop.load_state_dict(self._saved["loop"])
+            self._loss.load_state_dict(self._saved["loss"])
+            self._saved = None
+        choose_optimizer_steps(trainer, lambda batch: self._steps_after(trainer, batch))
+        if trainer.is_global_zero:
+            print(_client_data(trainer).partition_table(), flush=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.loop.inside_visit:
+            self._call(trainer, "on_client_start", pl_module, self.loop.visit, True)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        loop = self.loop
+        if not loop.is_open:
+            plan = loop.open_round(trainer.current_epoch)
+            self._loss = RoundLoss()
+            self._call(trainer, "on_round_start", pl_module, plan)
+        if loop.position != batch_idx or loop.round != trainer.current_epoch:
+            raise FederationError(
+                f"the federation is at batch {loop.position} of round {loop.round}, but the "
+                f"trainer at batch {batch_idx} of epoch {trainer.current_epoch}"
+            )
+        visit, step = loop.visit, loop.step
+        if step == 0:
+            assert self._reset is not None
+            loop.open_visit()
+            self._reset.apply()
+            self._call(trainer, "on_client_start", pl_module, visit, False)
+        seed_all(visit.seed_at(step, f"step {trainer.global_rank}"))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        loop = self.loop
+        visit, step = loop.visit, loop.step
+        assert self._reset is not None and loop.plan is not None
+        if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
+            self._loss.add_batch(outputs["loss"] * trainer.accumulate_grad_batches)
+        if visit.ends_epoch(step):
+            self._reset.end_local_epoch()
+        loop.advance()
+        if visit.is_last(step):
+            self._end_visit(trainer, pl_module, visit)
+        if loop.position == loop.plan.num_batches:
+            self._end_round(trainer, pl_module)
+
+    def _end_visit(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:
+        update = self.loop.close_visit()
+        for callback in _with_hook(trainer, "on_client_update"):
+            update = callback.on_client_update(trainer, pl_module, visit, update) or update
+        if self.loop.accept(visit, update):
+            self._loss.end_visit(visit.num_examples)
+        else:
+            self._loss.end_visit(0)
+            rank_zero_warn(
+                f"client {visit.client} is left out of round {visit.round}: its update holds NaN "
+                "or Inf"
+            )
+        self._call(trainer, "on_client_end", pl_module, visit)
+
+    def _end_round(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loop = self.loop
+        assert loop.plan is not None
+        old, rejected = loop.adapter.clone(), len(loop.rejected)
+        new = loop.close_round()
+        self._call(trainer, "on_aggregate", pl_module, old, new)
+        self.log_round(pl_module, "fed/clients", len(loop.plan.visits) - rejected)
+        self.log_round(pl_module, "fed/clients_rejected", rejected)
+        if (loss := self._loss.mean()) is not None:
+            loss = trainer.strategy.reduce(loss, reduce_op="mean")
+            self.log_round(pl_module, "fed/train_loss", float(loss))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._park()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._park()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._park()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._park()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        restore_optimizer_steps(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.training and self.state_key not in checkpoint.get("callbacks", {}):
+            raise ConfigError(
+                f"{trainer.ckpt_path} was not written by a federated run and cannot be resumed"
+            )
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the global model in the checkpoint's weights, also inside a client's visit."""
+        if self._loop is None or not self._loop.is_open:
+            return
+        if self._loop.inside_visit:
+            for name, value in self._loop.adapter.tensors().items():
+                if name in checkpoint["state_dict"]:
+                    checkpoint["state_dict"][name] = value.clone()
+        mark_round_unfinished(checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._loop is None:
+            return {}
+        return {
+            "loop": self._loop.state_dict(),
+            "loss": self._loss.state_dict(),
+            "schedule": repr(self._loop.schedule),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved = state_dict or None
+
+    def log_round(self, module: LightningModule, name: str, value: float) -> None:
+        """Log a number of the whole round, exact as float64 (byte counts exceed float32)."""
+        module.log(
+            name, torch.tensor(value, dtype=torch.float64), on_step=False, on_epoch=True, batch_size=1
+        )
+
+    def _plan(self, round: int) -> RoundPlan:
+        """Return the plan of a round with the batches that are left of it."""
+        assert self._planner is not None
+        state = (self._saved or {}).get("loop", {"round": -1, "position": 0})
+        if self._loop is not None:
+            state = {"round": self._loop.round, "position": self._loop.position}
+        start = state["position"] if state["round"] == round else 0
+        return replace(self._planner.plan(round), start=start)
+
+    def _steps_after(self, trainer: Trainer, batch: int) -> bool:
+        loop = self.loop
+        plan = loop.plan if loop.plan is not None else loop.planner.plan(trainer.current_epoch)
+        _, visit, step = plan.locate(batch)
+        return visit.steps_optimizer(step, trainer.accumulate_grad_batches)
+
+    def _park(self) -> None:
+        if self._loop is not None:
+            self._loop.park()
+
+    def _schedule(self, trainer: Trainer) -> FreezingSchedule:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, FactorFreezing):
+                return callback.schedule
+        return TrainAll()
+
+    def _call(self, trainer: Trainer, hook: str, module: LightningModule, *args: Any) -> None:
+        for callback in _with_hook(trainer, hook):
+            getattr(callback, hook)(trainer, module, *args)
+
+
+def find_federation(trainer: Trainer) -> FederatedRounds:
+    """Return the trainer's FederatedRounds callback.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, FederatedRounds):
+            return callback
+    raise ConfigError("trainer.callbacks has no FederatedRounds, which other callbacks here need")
+
+
+def _trainable(module: LightningModule) -> dict[str, Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _client_data(trainer: Trainer) -> ClientDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, ClientDataModule)
+    return data
+
+
+def _with_hook(trainer: Trainer, hook: str) -> list[Any]:
+    return [callback for callback in trainer.callbacks if hasattr(callback, hook)]  # type: ignore[attr-defined]

@@ -1,0 +1,64 @@
+"""The only places where Lightning's private attributes are touched, each with a fallback.
+
+Seen in lightning 2.5.0 to 2.6.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fedtt_lightning.errors import ConfigError
+
+
+def choose_optimizer_steps(trainer: Trainer, steps_after: Callable[[int], bool]) -> None:
+    """Let `steps_after(batch of the round)` decide when accumulated gradients are used.
+
+    Lightning counts accumulation over its epoch, which here is a round: a window would reach from
+    one client into the next. Without accumulation there is nothing to decide.
+
+    Raises:
+        ConfigError: this Lightning has no such decision to override.
+    """
+    if trainer.accumulate_grad_batches == 1:
+        return
+    epoch_loop = trainer.fit_loop.epoch_loop
+    original = getattr(epoch_loop, "_should_accumulate", None)
+    if original is None:
+        raise ConfigError(
+            "trainer.accumulate_grad_batches > 1 is not possible with this version of lightning"
+        )
+
+    def should_accumulate() -> bool:
+        batch = epoch_loop.batch_progress.current.ready - 1
+        return bool(original()) if batch < 0 else not steps_after(batch)
+
+    epoch_loop._should_accumulate = should_accumulate  # type: ignore[method-assign]
+
+
+def restore_optimizer_steps(trainer: Trainer) -> None:
+    """Undo `choose_optimizer_steps`."""
+    vars(trainer.fit_loop.epoch_loop).pop("_should_accumulate", None)
+
+
+def mark_round_unfinished(checkpoint: dict[str, Any]) -> None:
+    """Make a checkpoint written after a stop inside a round resume in that round.
+
+    When `max_steps`, `max_time` or `should_stop` end training, Lightning counts the epoch as
+    processed however far it came. Undone, the checkpoint looks like one written between batches.
+    """
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress")
+    if not progress:
+        return
+    for count in (progress["current"], progress["total"]):
+        count["processed"] = min(count["processed"], count["ready"] - 1)
+        count["completed"] = min(count["completed"], count["processed"])
+
+
+def saves_inside_rounds(callback: ModelCheckpoint) -> bool:
+    """Tell whether a ModelCheckpoint is triggered by steps or time instead of epochs."""
+    every_steps = getattr(callback, "_every_n_train_steps", 0) or 0
+    return every_steps > 0 or getattr(callback, "_train_time_interval", None) is not None

@@ -1,0 +1,61 @@
+"""Optimizers and schedulers go back to where they began, in place, for each client."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from fedtt_lightning.errors import ConfigError
+
+
+class OptimizerReset:
+    """Remembers the optimizers and schedulers as configured and restores them in place.
+
+    In place keeps wrappers around an optimizer alive and does not call the module's
+    `configure_optimizers` again; it is equal to making them anew.
+
+    Raises:
+        ConfigError: a scheduler that cannot work when clients start afresh.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                raise ConfigError(
+                    "ReduceLROnPlateau follows a metric over rounds, but the optimizer starts "
+                    "afresh at each client: use a scheduler that depends on steps or epochs alone"
+                )
+            if config.frequency != 1:
+                raise ConfigError(
+                    f"a learning-rate scheduler has frequency {config.frequency}, but steps are "
+                    "counted for each client anew: set lr_scheduler_config.frequency to 1"
+                )
+        self._trainer = trainer
+        self._groups = [
+            [_settings(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers
+        ]
+        self._schedulers = [
+            deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs
+        ]
+
+    def apply(self) -> None:
+        """Forget all optimizer state and restore every hyper-parameter and scheduler."""
+        for optimizer, groups in zip(self._trainer.optimizers, self._groups, strict=True):
+            optimizer.state.clear()
+            for group, settings in zip(optimizer.param_groups, groups, strict=True):
+                group.update(deepcopy(settings))
+        for config, state in zip(self._trainer.lr_scheduler_configs, self._schedulers, strict=True):
+            config.scheduler.load_state_dict(deepcopy(state))
+
+    def end_local_epoch(self) -> None:
+        """Step the schedulers that count epochs: Lightning itself sees only the round's end."""
+        for config in self._trainer.lr_scheduler_configs:
+            if config.interval == "epoch":
+                config.scheduler.step()
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return deepcopy({key: value for key, value in group.items() if key != "params"})

@@ -1,0 +1,131 @@
+"""One loader for a whole round: the batches of all its visits, strung together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from fedtt_lightning.federation.plan import RoundPlan, Visit
+from fedtt_lightning.federation.seeds import generator_for, seed_all
+
+if TYPE_CHECKING:
+    from fedtt_lightning.data.client_data import LoaderOptions
+    from fedtt_lightning.data.partition import Partition
+
+
+def batches_per_epoch(examples: int, options: LoaderOptions, world_size: int = 1) -> int:
+    """Return the batches each process sees in one pass over a client's data."""
+    batch = options.batch_size * world_size
+    return examples // batch if options.drop_last else -(-examples // batch)
+
+
+class RoundLoader:
+    """Iterates the batches of a round's visits, from the plan's `start` on.
+
+    A client's examples are shuffled anew in each local epoch with a generator keyed by (experiment,
+    round, client, epoch), and Python's, NumPy's and torch's generators are seeded before a batch
+    is read, so random augmentation is the same with any number of workers and after a resume.
+    With several processes each takes its share of every batch of `batch_size * world_size`,
+    whose examples repeat where it does not divide.
+
+    Args:
+        dataset: examples of all clients.
+        clients: each client's indices into `dataset`.
+        plan: the round's visits, and how many of their batches are already trained.
+        options: batch size, collate function, workers.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        clients: Partition,
+        plan: RoundPlan,
+        options: LoaderOptions,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.plan = plan
+        self._clients = clients
+        self._options = options
+        self._rank = rank
+        self._world_size = world_size
+        self._loader = DataLoader(
+            _SeededReads(dataset),
+            batch_sampler=_Batches(self),
+            collate_fn=options.collate_fn,
+            num_workers=options.num_workers,
+            pin_memory=options.pin_memory,
+        )
+
+    def __len__(self) -> int:
+        return self.plan.num_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._loader)
+
+    def state_dict(self) -> dict[str, int]:
+        """Tell Lightning that this loader can resume; where, the federated loop knows."""
+        return {"round": self.plan.round}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Do nothing: the loader was built with the position to start from."""
+
+    def batches(self) -> Iterator[_Reading]:
+        """Yield each batch's indices with the seed under which it is read."""
+        for visit in self.plan.visits:
+            skip = max(self.plan.start - visit.first_batch, 0)
+            if skip < visit.num_batches:
+                yield from self._visit_batches(visit, skip)
+
+    def _visit_batches(self, visit: Visit, skip: int) -> Iterator[_Reading]:
+        size = self._options.batch_size * self._world_size
+        order: np.ndarray = np.empty(0, dtype=np.int64)
+        epoch_of_order = -1
+        for step in range(skip, visit.num_batches):
+            epoch, batch = divmod(step, visit.batches_per_epoch)
+            if epoch != epoch_of_order:
+                indices = self._clients[visit.client]
+                order = generator_for(visit.seed, "order", epoch).permutation(indices)
+                epoch_of_order = epoch
+            chunk = order[batch * size : (batch + 1) * size]
+            if self._world_size > 1:
+                chunk = np.resize(chunk, -(-len(chunk) // self._world_size) * self._world_size)
+                chunk = chunk[self._rank :: self._world_size]
+            yield _Reading(chunk.tolist(), visit.seed_at(step, f"read {self._rank}"))
+
+
+class _Reading(list[int]):
+    """Indices of one batch and the seed under which their examples are read."""
+
+    def __init__(self, indices: Sequence[int], seed: int) -> None:
+        super().__init__(indices)
+        self.seed = seed
+
+
+class _Batches:
+    """The batch sampler of the inner DataLoader."""
+
+    def __init__(self, loader: RoundLoader) -> None:
+        self._round = loader
+
+    def __iter__(self) -> Iterator[_Reading]:
+        return self._round.batches()
+
+    def __len__(self) -> int:
+        return self._round.plan.num_batches - self._round.plan.start
+
+
+class _SeededReads(Dataset[Any]):
+    """Reads a whole batch under its own seed, in whichever process it happens."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __getitems__(self, reading: _Reading) -> list[Any]:
+        seed_all(reading.seed)
+        if (read := getattr(self._dataset, "__getitems__", None)) is not None:
+            return list(read(list(reading)))
+        return [self._dataset[index] for index in reading]
