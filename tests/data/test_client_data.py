@@ -68,7 +68,7 @@ class Fixed(Partitioner):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ([[0, 1, 2], [3]], "leaves out 2 examples"),
+        ([[0, 1], [3]], "leaves out 2 examples"),
         ([[0, 1, 2, 3], [3, 4]], "example 3 to more than one client"),
         ([[0, 1, 2, 3, 4], []], "client 1 of 2 without examples"),
         ([[0, 1, 2, 3, 5], [4]], "names example 5, but the training data has 5"),

@@ -1,14 +1,21 @@
 """Federated data: datamodules, partitions, GLUE and a built-in text task."""
 
+from fedtt_lightning.data.by_column import ByColumn
+from fedtt_lightning.data.by_label import Dirichlet, LabelShares
 from fedtt_lightning.data.client_data import ClientDataModule, LoaderOptions
+from fedtt_lightning.data.flwr_partitioner import FlwrPartitioner
 from fedtt_lightning.data.iid import IID, BySize
 from fedtt_lightning.data.partition import Examples, Partition, Partitioner
 
 __all__ = [
     "IID",
+    "ByColumn",
     "BySize",
     "ClientDataModule",
+    "Dirichlet",
     "Examples",
+    "FlwrPartitioner",
+    "LabelShares",
     "LoaderOptions",
     "Partition",
     "Partitioner",
