@@ -6,6 +6,7 @@ from fedtt_lightning.data.client_data import ClientDataModule, LoaderOptions
 from fedtt_lightning.data.flwr_partitioner import FlwrPartitioner
 from fedtt_lightning.data.iid import IID, BySize
 from fedtt_lightning.data.partition import Examples, Partition, Partitioner
+from fedtt_lightning.data.wrapper import FederatedDataModule
 
 __all__ = [
     "IID",
@@ -14,6 +15,7 @@ __all__ = [
     "ClientDataModule",
     "Dirichlet",
     "Examples",
+    "FederatedDataModule",
     "FlwrPartitioner",
     "LabelShares",
     "LoaderOptions",

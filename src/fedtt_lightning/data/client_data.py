@@ -34,6 +34,7 @@ class LoaderOptions:
     num_workers: int = 0
     pin_memory: bool = False
     drop_last: bool = False
+    worker_init_fn: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
