@@ -4,5 +4,6 @@ from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+from fedtt_lightning.callbacks.prediction_file import PredictionFile
 
-__all__ = ["Communication", "FactorFreezing", "FederatedCheckpoint", "FederatedRounds"]
+__all__ = ["Communication", "FactorFreezing", "FederatedCheckpoint", "FederatedRounds", "PredictionFile"]

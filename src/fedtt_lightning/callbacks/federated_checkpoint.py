@@ -20,7 +20,8 @@ class FederatedCheckpoint(ModelCheckpoint):
     checkpoints by `monitor` are kept as ModelCheckpoint does.
 
     Args:
-        dirpath: folder of the checkpoints; give one, so that a second process finds `last`.
+        dirpath: folder of the checkpoints; `checkpoints` in `default_root_dir` if not given, so
+            that another process finds `last` there.
         every_n_visits: visits between two saves inside a round; 0 saves at round ends only.
         monitor: metric that decides which checkpoint is the best; the newest if not given.
         mode: `min` or `max`.
@@ -49,6 +50,18 @@ class FederatedCheckpoint(ModelCheckpoint):
         if every_n_visits < 0:
             raise ConfigError(f"every_n_visits is {every_n_visits}, but must be >= 0")
         self.every_n_visits = every_n_visits
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._choose_folder(trainer)
+        super().setup(trainer, pl_module, stage)
+
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        self._choose_folder(trainer)  # Lightning looks for `last` before `setup`
+        return super()._find_last_checkpoints(trainer)
+
+    def _choose_folder(self, trainer: Trainer) -> None:
+        if self.dirpath is None:
+            self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
 
     def on_train_batch_end(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim import Optimizer
 
 from fedtt_lightning.errors import ConfigError
 
@@ -26,22 +27,30 @@ def choose_optimizer_steps(trainer: Trainer, steps_after: Callable[[int], bool])
     if trainer.accumulate_grad_batches == 1:
         return
     epoch_loop = trainer.fit_loop.epoch_loop
-    original = getattr(epoch_loop, "_should_accumulate", None)
-    if original is None:
+    optimization = epoch_loop.automatic_optimization
+    accumulates = getattr(epoch_loop, "_should_accumulate", None)
+    zero_grad_fn = getattr(optimization, "_make_zero_grad_fn", None)
+    if accumulates is None or zero_grad_fn is None:
         raise ConfigError(
             "trainer.accumulate_grad_batches > 1 is not possible with this version of lightning"
         )
 
     def should_accumulate() -> bool:
         batch = epoch_loop.batch_progress.current.ready - 1
-        return bool(original()) if batch < 0 else not steps_after(batch)
+        return bool(accumulates()) if batch < 0 else not steps_after(batch)
+
+    def make_zero_grad_fn(batch: int, optimizer: Optimizer) -> Any:
+        starts_window = batch == 0 or steps_after(batch - 1)
+        return zero_grad_fn(0 if starts_window else 1, optimizer)
 
     epoch_loop._should_accumulate = should_accumulate  # type: ignore[method-assign]
+    optimization._make_zero_grad_fn = make_zero_grad_fn  # type: ignore[method-assign]
 
 
 def restore_optimizer_steps(trainer: Trainer) -> None:
     """Undo `choose_optimizer_steps`."""
     vars(trainer.fit_loop.epoch_loop).pop("_should_accumulate", None)
+    vars(trainer.fit_loop.epoch_loop.automatic_optimization).pop("_make_zero_grad_fn", None)
 
 
 def mark_round_unfinished(checkpoint: dict[str, Any]) -> None:

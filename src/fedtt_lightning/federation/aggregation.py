@@ -22,10 +22,12 @@ class StreamingMean:
     def add(self, update: AdapterState, weight: float) -> None:
         """Count an update of float64 buffers with a weight."""
         for dtype, buffer in update.buffers.items():
+            # Multiplied first: `add_(alpha=)` may round once where this rounds twice, by machine.
+            weighted = buffer.double() * weight
             if dtype in self.total:
-                self.total[dtype].add_(buffer.double(), alpha=weight)
+                self.total[dtype].add_(weighted)
             else:
-                self.total[dtype] = buffer.double() * weight
+                self.total[dtype] = weighted
         self.weight += weight
         self.count += 1
 
@@ -61,7 +63,7 @@ class FedAvg:
     def step(self, old: AdapterState, mean: dict[str, Tensor]) -> AdapterState:
         """Return the adapter after the round; `old` and `mean` have the round's trained names."""
         buffers = {
-            dtype: (buffer.double() + self.lr * mean[dtype].to(buffer.device)).to(buffer.dtype)
+            dtype: (buffer.double() + mean[dtype].to(buffer.device) * self.lr).to(buffer.dtype)
             for dtype, buffer in old.buffers.items()
         }
         return AdapterState(old.schema, buffers)

@@ -1,0 +1,67 @@
+"""`python -m fedtt_lightning`: finds the command first, and only then imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+_TRAINER_COMMANDS = {
+    "fit": "train federated, from a config file",
+    "validate": "evaluate a checkpoint on the validation data",
+    "test": "evaluate a checkpoint on the test data",
+    "predict": "write a checkpoint's predictions to a file",
+}
+_COMMANDS = {
+    **_TRAINER_COMMANDS,
+    "account": "parameters and bytes of FedTT beside LoRA and others, for known model families",
+}
+_USAGE = """\
+usage: python -m fedtt_lightning COMMAND [options]
+
+Federated fine-tuning with tensor-train adapters (FedTT, FedTT+) in PyTorch Lightning.
+
+commands:
+{commands}
+
+options:
+  -h, --help   show this help
+  --version    show the version
+
+examples:
+  python -m fedtt_lightning fit --config configs/quickstart.yaml
+  python -m fedtt_lightning fit --config configs/quickstart.yaml --config callbacks/fedtt_plus.yaml
+  python -m fedtt_lightning fit --config configs/quickstart.yaml --ckpt_path last
+  python -m fedtt_lightning account --family roberta-base --rank 5
+
+Every key of a config file is an option too (--trainer.max_epochs 5); `fit --help` lists them,
+and `fit --config FILE --print_config` shows what a run would use.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, or 2 for input that cannot be used."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:<10} {what}" for name, what in _COMMANDS.items())
+        print(_USAGE.format(commands=rows), end="")
+        return 0 if args else 2
+    if args[0] == "--version":
+        from fedtt_lightning import __version__
+
+        print(f"fedtt-lightning {__version__}")
+        return 0
+    command, rest = args[0], args[1:]
+    if command in _TRAINER_COMMANDS:
+        from fedtt_lightning.cli import main as run
+
+        return run(args)
+    if command == "account":
+        from fedtt_lightning.account import main as account
+
+        return account(rest)
+    hint = "put the command first" if command.startswith("-") else f"choose {', '.join(_COMMANDS)}"
+    print(f"error: unknown command {command!r}: {hint}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Checkpoints are read without pickle, and a damaged one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from fedtt_lightning.errors import ConfigError
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Reads checkpoints as plain tensors and containers unless the caller asks otherwise.
+
+    Raises:
+        ConfigError: the file is missing, cut short, changed on disk, or holds other objects.
+    """
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        if "://" not in str(path):
+            _check_whole(Path(path))
+        try:
+            return super().load_checkpoint(
+                path, map_location, weights_only=True if weights_only is None else weights_only
+            )
+        except UnpicklingError as error:
+            reason = str(error).split("\n")[0]
+            raise ConfigError(
+                f"{path} holds more than tensors and plain values and is not read: {reason} If you "
+                "trust its author, pass weights_only=False"
+            ) from None
+
+
+def _check_whole(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"there is no checkpoint {path}: change ckpt_path")
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (BadZipFile, OSError, EOFError) as error:
+        raise ConfigError(
+            f"{path} is no whole checkpoint ({error}): it was cut short or is another kind of file; "
+            "take an older one"
+        ) from None
+    if damaged is not None:
+        raise ConfigError(f"{path} is damaged in its part {damaged}: take an older checkpoint")
