@@ -1,0 +1,5 @@
+"""LightningModules to fine-tune; any PEFT method, no knowledge of federation."""
+
+from fedtt_lightning.modules.sequence_classifier import SequenceClassifier
+
+__all__ = ["SequenceClassifier"]

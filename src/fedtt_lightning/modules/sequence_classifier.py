@@ -1,0 +1,146 @@
+"""Sequence classification with any PEFT method; it knows nothing of federation."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from peft import PeftConfig, TaskType, get_peft_model
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.modules.backbone import load_backbone
+from fedtt_lightning.modules.metrics import is_regression, task_metrics
+from fedtt_lightning.modules.slim_checkpoint import fingerprint, leave_out, put_back
+
+
+class SequenceClassifier(LightningModule):
+    """A pretrained model with a classification head, fine-tuned with a PEFT method or as a whole.
+
+    Batches are dicts of `input_ids` (B, T), `attention_mask` (B, T), perhaps `token_type_ids`, and
+    `labels` (B,). Parameters that the pretrained files do not hold (head, sometimes the pooler)
+    always train. Checkpoints leave out the frozen pretrained weights and hold a fingerprint of them
+    instead.
+
+    Args:
+        backbone: Model on the hub, folder with a model, or `builtin` for the small one that is
+            made on the spot.
+        peft: Any PEFT configuration by class_path, such as fedtt_lightning.adapters.TTAdapterConfig
+            or peft.LoraConfig; null trains every weight.
+        num_labels: Number of classes (1 for a regression task).
+        task: GLUE task, which decides the metrics; any other name means accuracy.
+        lr: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+
+    Raises:
+        ConfigError: the backbone cannot be loaded, or the PEFT method does not fit it.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        peft: PeftConfig | None = None,
+        num_labels: int = 2,
+        task: str = "builtin",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["peft"])
+        if "_instantiator" in self.hparams:  # from the command line: plain values, peft's as well
+            self.save_hyperparameters()
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.regression = is_regression(task)
+        if num_labels < 1 or (self.regression and num_labels != 1):
+            raise ConfigError(
+                f"model.num_labels is {num_labels}; {task} needs "
+                f"{'exactly 1, a score' if self.regression else 'at least 1'}"
+            )
+        loaded = load_backbone(backbone, num_labels, self.regression)
+        parameters = dict(loaded.model.named_parameters(remove_duplicate=False))
+        pretrained = {id(p) for name, p in parameters.items() if name not in loaded.fresh}
+        fresh = {id(p) for p in parameters.values()} - pretrained
+        self.model = loaded.model if peft is None else _adapt(loaded.model, peft, fresh)
+        self.model.train()  # from_pretrained leaves it in eval mode, and so does the Trainer
+        self._pretrained = frozenset(
+            name
+            for name, parameter in self.named_parameters(remove_duplicate=False)
+            if id(parameter) in pretrained
+        )
+        self._fingerprint = fingerprint(self._frozen())
+        self.val_metrics = task_metrics(task, num_labels).clone(prefix="val_")
+        self.test_metrics = task_metrics(task, num_labels).clone(prefix="test_")
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Return the logits (B, num_labels)."""
+        logits: Tensor = self.model(**batch).logits
+        return logits
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss: Tensor = self.model(**batch).loss
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "test", self.test_metrics)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return `prediction` (B,): class or score, and `probabilities` (B, C) of classes."""
+        logits = self(**{key: value for key, value in batch.items() if key != "labels"})
+        result = {"prediction": self._predicted(logits)}
+        if not self.regression:
+            result["probabilities"] = logits.softmax(-1)
+        return result
+
+    def configure_optimizers(self) -> Optimizer:
+        """AdamW over what trains, fused: many small tensors, of which 1.2 ms a step against 7.6."""
+        fused = True
+        with suppress(RuntimeError):  # not attached to a Trainer
+            # With a gradient scaler, Lightning cannot clip what a fused optimizer unscales.
+            fused = self.trainer.precision != "16-mixed"
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return AdamW(trained, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out(checkpoint, self._frozen(), self._fingerprint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the frozen weights back; ConfigError if the checkpoint is of another model."""
+        put_back(checkpoint, self.state_dict(), self._frozen(), self._fingerprint)
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str, metrics: Any) -> None:
+        output = self.model(**batch)
+        labels = batch["labels"]
+        metrics.update(self._predicted(output.logits), labels)
+        self.log(f"{stage}_loss", output.loss, batch_size=len(labels), sync_dist=True)
+        self.log_dict(metrics, prog_bar=True, batch_size=len(labels))
+
+    def _predicted(self, logits: Tensor) -> Tensor:
+        return logits.squeeze(-1) if self.regression else logits.argmax(-1)
+
+    def _frozen(self) -> dict[str, Tensor]:
+        parameters = self.named_parameters(remove_duplicate=False)
+        return {n: p.data for n, p in parameters if n in self._pretrained and not p.requires_grad}
+
+
+def _adapt(model: Any, peft: PeftConfig, fresh: set[int]) -> Any:
+    """Return the model with a PEFT method in it, its fresh parameters trainable."""
+    config = deepcopy(peft)
+    if config.task_type is None:
+        config.task_type = TaskType.SEQ_CLS  # the head trains and is saved with the adapter
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(f"model.peft ({type(peft).__name__}): {error}") from None
+    for name, parameter in adapted.named_parameters():
+        # A head that PEFT trains lives on as a copy; its original is not used.
+        if id(parameter) in fresh and ".original_module." not in name:
+            parameter.requires_grad_(True)
+    return adapted
