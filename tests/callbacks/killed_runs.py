@@ -1,0 +1,40 @@
+"""Kills runs with SIGKILL at given batches and resumes each: `killed_runs.py FOLDER BATCH...`.
+
+Each run is a process of its own, forked after the imports, which take most of the time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from toy_run import At, kill_itself, run_to_file
+
+
+def in_process(*args: object) -> int:
+    """Call `run_to_file` in a forked process and return its status as `os.waitpid` gives it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run_to_file(*args)  # type: ignore[arg-type]
+        except BaseException as error:
+            print(f"failed: {error!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+def main(folder: Path, batches: list[int]) -> None:
+    assert in_process(folder / "whole", folder / "whole.json") == 0
+    for batch in batches:
+        killed = folder / f"killed-{batch}"
+        status = in_process(killed, folder / "never.json", At(batch, kill_itself))
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        assert in_process(killed, folder / f"killed-{batch}.json") == 0
+    assert not (folder / "never.json").exists()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(batch) for batch in sys.argv[2:]])
