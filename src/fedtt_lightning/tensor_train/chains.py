@@ -1,0 +1,40 @@
+"""Products of cores: the two halves of a tensor train that splits on the boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def left_chain(cores: Sequence[Tensor]) -> Tensor:
+    """Cores (r_{i}, k_i, r_{i+1}) with r_0 = 1, multiplied to L of shape (k_0 ... k_n, r)."""
+    chain = cores[0].reshape(-1, cores[0].shape[2])
+    for core in cores[1:]:
+        # (K, r) @ (r, k s) is already in the memory order of (K k, s).
+        chain = (chain @ core.reshape(core.shape[0], -1)).reshape(-1, core.shape[2])
+    return chain
+
+
+def right_chain(cores: Sequence[Tensor]) -> Tensor:
+    """Cores (r_{i}, k_i, r_{i+1}) with the last rank 1, multiplied to R of shape (r, k_0 ... k_n)."""
+    chain = cores[-1].reshape(cores[-1].shape[0], -1)
+    for core in reversed(cores[:-1]):
+        chain = (core.reshape(-1, core.shape[2]) @ chain).reshape(core.shape[0], -1)
+    return chain
+
+
+def half_chains(cores: Sequence[Tensor], split: int) -> tuple[Tensor, Tensor]:
+    """L (in x r) from the first `split` cores and R (r x out) from the others; the matrix is L R.
+
+    A layer computes (x L) R, at 2 r (in + out) FLOPs a token in place of 2 in out, and the matrix is
+    never built. Everything is contiguous, and so are the gradients of contiguous cores, which is what
+    the gradient buckets of DDP want.
+    """
+    return left_chain(cores[:split]), right_chain(cores[split:])
+
+
+def to_dense(cores: Sequence[Tensor], split: int) -> Tensor:
+    """The whole matrix (in x out), for tests and export."""
+    left, right = half_chains(cores, split)
+    return left @ right
