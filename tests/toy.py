@@ -29,7 +29,7 @@ class TensorTrainNet(nn.Module):
         self.head = nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = getattr(self, "core_0")
+        weight = self.core_0
         for i in range(1, 5):
             weight = torch.tensordot(weight, getattr(self, f"core_{i}"), dims=1)
         hidden = torch.tanh(self.backbone(x)) @ weight.reshape(16, 8) + self.bias

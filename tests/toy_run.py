@@ -11,12 +11,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from toy import ToyData, ToyModule
 
-from fedtt_lightning import FactorFreezing, FederatedCheckpoint, FederatedDataModule, FederatedRounds
+from fedtt_lightning import (
+    FactorFreezing,
+    FederatedCheckpoint,
+    FederatedDataModule,
+    FederatedRounds,
+)
 from fedtt_lightning.callbacks import Communication
 from fedtt_lightning.data import BySize
 from fedtt_lightning.federation import UniformSampler
+from toy import ToyData, ToyModule
 
 ROUNDS = 3
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from plain_federation import PlainFederation
-from toy import ToyData, ToyModule, toy_data
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, StepLR
 
 from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
 from fedtt_lightning.data import BySize
 from fedtt_lightning.federation import FedAvg, UniformSampler
+from plain_federation import PlainFederation
+from toy import ToyData, ToyModule, toy_data
 
 
 def adamw(params: Any) -> Any:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from toy_run import At, make_run, outcome
 
 from fedtt_lightning.errors import ConfigError
+from toy_run import At, make_run, outcome
 
 TESTS = Path(__file__).parents[1]
 

@@ -6,4 +6,10 @@ from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
 from fedtt_lightning.callbacks.prediction_file import PredictionFile
 
-__all__ = ["Communication", "FactorFreezing", "FederatedCheckpoint", "FederatedRounds", "PredictionFile"]
+__all__ = [
+    "Communication",
+    "FactorFreezing",
+    "FederatedCheckpoint",
+    "FederatedRounds",
+    "PredictionFile",
+]

@@ -20,7 +20,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """
 
     def load_checkpoint(
-        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+        self,
+        path: Any,
+        map_location: Any = lambda storage, _: storage,
+        weights_only: bool | None = None,
     ) -> dict[str, Any]:
         if "://" not in str(path):
             _check_whole(Path(path))
@@ -44,8 +47,8 @@ def _check_whole(path: Path) -> None:
             damaged = archive.testzip()
     except (BadZipFile, OSError, EOFError) as error:
         raise ConfigError(
-            f"{path} is no whole checkpoint ({error}): it was cut short or is another kind of file; "
-            "take an older one"
+            f"{path} is no whole checkpoint ({error}): it was cut short or is another kind of "
+            "file; take an older one"
         ) from None
     if damaged is not None:
         raise ConfigError(f"{path} is damaged in its part {damaged}: take an older checkpoint")

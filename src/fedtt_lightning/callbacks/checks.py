@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -21,17 +21,14 @@ from fedtt_lightning.callbacks.lightning_private import saves_inside_rounds
 from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.errors import ConfigError
 
-if TYPE_CHECKING:
-    from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
 
-
-def check_fit(trainer: Trainer, module: LightningModule, federation: FederatedRounds) -> None:
+def check_fit(trainer: Trainer, module: LightningModule) -> None:
     """Raise one ConfigError with a line for each thing that cannot be federated."""
     problems = [
         *_twins(trainer, module),
         *_data(trainer),
         *_trainer(trainer),
-        *_callbacks(trainer, federation),
+        *_callbacks(trainer),
         *_module(module),
     ]
     if problems:
@@ -86,20 +83,21 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
         )
 
 
-def _callbacks(trainer: Trainer, federation: FederatedRounds) -> Iterator[str]:
+def _callbacks(trainer: Trainer) -> Iterator[str]:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
         if isinstance(callback, (StochasticWeightAveraging, WeightAveraging)):
             yield f"{name} in trainer.callbacks would average across clients: remove it"
-        if isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches():
+        if (
+            isinstance(callback, GradientAccumulationScheduler)
+            and callback.going_to_accumulate_grad_batches()
+        ):
             yield f"{name} changes accumulation by round: set trainer.accumulate_grad_batches"
         if isinstance(callback, ModelCheckpoint) and saves_inside_rounds(callback):
             yield (
                 f"{name} in trainer.callbacks saves by steps or time, which may fall on a round's "
                 "last batch: use FederatedCheckpoint with every_n_visits"
             )
-        if type(callback) is type(federation) and callback is not federation:
-            yield f"trainer.callbacks holds {name} twice: the command line adds it by itself"
 
 
 def _module(module: LightningModule) -> Iterator[str]:
@@ -120,7 +118,7 @@ def check_writable(trainer: Trainer) -> None:
     """Raise ConfigError if checkpoints or logs could not be written when the time comes."""
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
-    folders = {
+    folders: dict[str, list[Any]] = {
         "the checkpoint callback's dirpath": [
             callback.dirpath
             for callback in trainer.checkpoint_callbacks

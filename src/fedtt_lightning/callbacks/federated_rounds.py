@@ -100,7 +100,7 @@ class FederatedRounds(Callback):
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
         if stage != "fit":
             return
-        check_fit(trainer, pl_module, self)
+        check_fit(trainer, pl_module)
         data = _client_data(trainer)
         experiment = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         data.federate(experiment)
@@ -125,7 +125,7 @@ class FederatedRounds(Callback):
             )
         self._schedule(trainer).check(names)
         data.plan = lambda: self._plan(trainer.current_epoch)
-        trainer.reload_dataloaders_every_n_epochs = 1
+        trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_writable(trainer)
@@ -271,7 +271,11 @@ class FederatedRounds(Callback):
     def log_round(self, module: LightningModule, name: str, value: float) -> None:
         """Log a number of the whole round, exact as float64 (byte counts exceed float32)."""
         module.log(
-            name, torch.tensor(value, dtype=torch.float64), on_step=False, on_epoch=True, batch_size=1
+            name,
+            torch.tensor(value, dtype=torch.float64),
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
         )
 
     def _plan(self, round: int) -> RoundPlan:

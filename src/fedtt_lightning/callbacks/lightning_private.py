@@ -44,13 +44,13 @@ def choose_optimizer_steps(trainer: Trainer, steps_after: Callable[[int], bool])
         return zero_grad_fn(0 if starts_window else 1, optimizer)
 
     epoch_loop._should_accumulate = should_accumulate  # type: ignore[method-assign]
-    optimization._make_zero_grad_fn = make_zero_grad_fn  # type: ignore[method-assign]
+    optimization._make_zero_grad_fn = make_zero_grad_fn  # type: ignore[method-assign,assignment]
 
 
 def restore_optimizer_steps(trainer: Trainer) -> None:
     """Undo `choose_optimizer_steps`."""
-    vars(trainer.fit_loop.epoch_loop).pop("_should_accumulate", None)
-    vars(trainer.fit_loop.epoch_loop.automatic_optimization).pop("_make_zero_grad_fn", None)
+    trainer.fit_loop.epoch_loop.__dict__.pop("_should_accumulate", None)
+    trainer.fit_loop.epoch_loop.automatic_optimization.__dict__.pop("_make_zero_grad_fn", None)
 
 
 def mark_round_unfinished(checkpoint: dict[str, Any]) -> None:

@@ -35,7 +35,8 @@ class OptimizerReset:
                 )
         self._trainer = trainer
         self._groups = [
-            [_settings(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers
+            [_settings(group) for group in optimizer.param_groups]
+            for optimizer in trainer.optimizers
         ]
         self._schedulers = [
             deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs
@@ -54,7 +55,7 @@ class OptimizerReset:
         """Step the schedulers that count epochs: Lightning itself sees only the round's end."""
         for config in self._trainer.lr_scheduler_configs:
             if config.interval == "epoch":
-                config.scheduler.step()
+                config.scheduler.step()  # type: ignore[call-arg]
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:

@@ -147,7 +147,9 @@ class AdapterState:
             buffers = load(data)
         except SafetensorError as error:
             raise FederationError(f"the payload is no valid safetensors: {error}") from None
-        state = cls(schema, {dtype: buffers[dtype] for dtype in schema.by_dtype if dtype in buffers})
+        state = cls(
+            schema, {dtype: buffers[dtype] for dtype in schema.by_dtype if dtype in buffers}
+        )
         for dtype, specs in schema.by_dtype.items():
             found = buffers.get(dtype)
             numel = sum(spec.numel for spec in specs)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation.sampling import ClientSampler, UniformSampler
 from fedtt_lightning.federation.seeds import seed_for
@@ -93,7 +95,7 @@ class RoundPlanner:
     """
 
     experiment: int
-    sizes: Sequence[int]
+    sizes: Sequence[int] | np.ndarray
     batches_per_epoch: Callable[[int], int]
     sampler: ClientSampler = field(default_factory=UniformSampler)
     local_epochs: int = 1

@@ -42,7 +42,9 @@ class UniformSampler(ClientSampler):
         if self.clients_per_round is None:
             return tuple(range(num_clients))
         rng = generator_for(experiment, "cohort", round)
-        return tuple(sorted(rng.choice(num_clients, self.clients_per_round, replace=False).tolist()))
+        return tuple(
+            sorted(rng.choice(num_clients, self.clients_per_round, replace=False).tolist())
+        )
 
 
 class FixedSampler(ClientSampler):

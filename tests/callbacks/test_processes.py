@@ -1,0 +1,30 @@
+"""Plain data parallelism inside a run: two processes give what one gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.processes
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    script = str(TESTS / "callbacks" / "two_processes.py")
+    for devices, batch_size in ((1, 8), (2, 4)):
+        command = [sys.executable, script, str(tmp_path), str(devices), str(batch_size)]
+        subprocess.run(command, env=environment, check=True, timeout=120)
+    one, first, second = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")
+    )
+    assert one["uploaded"] == first["uploaded"] > 0
+    for name, value in one["state"].items():
+        assert torch.equal(first["state"][name], second["state"][name]), name
+        torch.testing.assert_close(first["state"][name], value, rtol=0, atol=1e-12)
