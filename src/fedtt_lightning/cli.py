@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
+from argparse import ArgumentError
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from fedtt_lightning.callbacks import FederatedRounds, PredictionFile
+from fedtt_lightning.cli_errors import one_line
 from fedtt_lightning.errors import ConfigError, FedTTError
+
+_COMMANDS = ("fit", "validate", "test", "predict")
+_NOT_OURS = (  # warnings and tips of the libraries below that a user cannot act on
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*does not have many workers.*",
+    r".*`loftq_config` specified but will be ignored.*",
+    r".*`is_gradient_checkpointing` is deprecated.*",
+    r".*`tensorboardX` has been removed as a dependency.*",
+    r".*smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+)
 
 
 class FederatedCLI(LightningCLI):
@@ -19,9 +33,13 @@ class FederatedCLI(LightningCLI):
 
     The model learns `num_labels` and `task` from the data, and the data take their tokenizer from
     the model's backbone, where the classes named in the config have such arguments.
+
+    Raises:
+        ConfigError: the arguments or config files cannot be used; one line that names the key.
     """
 
     def __init__(self, args: list[str]) -> None:
+        quiet: dict[str, Any] = {"exit_on_error": False}
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -29,7 +47,11 @@ class FederatedCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "python -m fedtt_lightning", "exit_on_error": False},
+            parser_kwargs={
+                "prog": "python -m fedtt_lightning",
+                **quiet,
+                **{command: dict(quiet) for command in _COMMANDS},
+            },
             args=args,
         )
 
@@ -37,8 +59,27 @@ class FederatedCLI(LightningCLI):
         parser.add_lightning_class_args(FederatedRounds, "federation")
         parser.add_lightning_class_args(PredictionFile, "predictions")
         parser.link_arguments("model.init_args.backbone", "data.init_args.tokenizer")
-        parser.link_arguments("data.num_labels", "model.init_args.num_labels", apply_on="instantiate")
+        parser.link_arguments(
+            "data.num_labels", "model.init_args.num_labels", apply_on="instantiate"
+        )
         parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(args, list)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            actions = self._subcommand_parsers[args[0]]._option_string_actions
+            options = [name.lstrip("-") for name in actions]
+            raise ConfigError(one_line(str(error), options, args)) from None
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if isinstance(error, FedTTError) or "Does not validate" not in str(error):
+                raise
+            raise ConfigError(one_line(str(error))) from None
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is: a checkpoint of another model is an error, not a config."""
@@ -46,17 +87,31 @@ class FederatedCLI(LightningCLI):
 
 def main(args: list[str]) -> int:
     """Run a trainer command and return the exit code."""
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for message in _NOT_OURS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors"):
+        logging.getLogger(name).addFilter(_without_tips)
     try:
         FederatedCLI(args)
     except (FedTTError, MisconfigurationException) as error:
         return _fail(str(error))
+    except RuntimeError as error:
+        first, *rest = str(error).splitlines()
+        if first.startswith("Error(s) in loading state_dict"):
+            detail = " ".join(line.strip() for line in rest[:2])[:300]
+            return _fail(f"the checkpoint is of another model or method: {detail}")
+        if first.startswith("Found more than one stateful callback"):
+            return _fail(f"trainer.callbacks: {first.split('.')[0]}: name each callback once")
+        raise
     except OSError as error:
         if error.filename is None:
             raise
         return _fail(f"{error.filename}: {error.strerror}")
     return 0
+
+
+def _without_tips(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
 
 
 def _fail(message: str) -> int:

@@ -81,4 +81,4 @@ class FederatedCheckpoint(ModelCheckpoint):
             assert self.dirpath is not None
             path = str(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
             self.last_model_path = path
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
