@@ -110,9 +110,11 @@ class _Adapter(torch.autograd.Function):
         z = _affine(a, down_right, down_bias)
         h = function(z) if mask is None else function(z) * mask.reshape(z.shape)
 
-        grad_c = (g @ up_right.to(x.dtype).T) * ctx.scaling
-        # The gradient of a tall L is computed as a wide transpose, which is 2-3 times faster.
-        grad_last = (c.T @ g) * ctx.scaling
+        scaled_right = up_right if ctx.scaling == 1.0 else up_right * ctx.scaling
+        grad_c = g @ scaled_right.to(x.dtype).T
+        grad_last = c.T @ g
+        if ctx.scaling != 1.0:
+            grad_last = grad_last * ctx.scaling
         grad_up_left = h.T @ grad_c
         grad_h = grad_c @ up_left.to(x.dtype).T
         if mask is not None:
@@ -120,6 +122,7 @@ class _Adapter(torch.autograd.Function):
         grad_z = derivative(grad_h, z)
         grad_down_right = a.T @ grad_z
         grad_a = grad_z @ down_right.to(x.dtype).T
+        # The gradient of a tall L is computed as a wide transpose, which is 2-3 times faster.
         grad_down_left = (grad_a.T @ rows).T
         grad_x = None
         if ctx.needs_input_grad[0]:

@@ -1,0 +1,150 @@
+"""The two modules that hold cores: the adapter and the tensorized linear.
+
+Their parameters lie flat on the module that computes with them, `down_core_0`, never in a
+ParameterList: opacus takes per-sample gradients module by module, and leaves the entries of a
+ParameterList, whose own forward never runs, silently without any. Freezing schedules know cores by
+the ending `core_<i>` of their names.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedtt_lightning.tensor_train import (
+    TTShape,
+    half_chains,
+    init_adapter_,
+    init_linear_,
+    tt_adapter,
+)
+
+
+class TTAdapter(nn.Module):
+    """x + scaling * (act(x L_d R_d + b_d) L_u R_u + b_u) for x of shape (..., features).
+
+    Parameters are `down_core_i` and `up_core_i` of shape (r_i, k_i, r_{i+1}), and `down_bias`,
+    `up_bias` or None. Raises ConfigError if `rank` does not fit the shapes.
+    """
+
+    def __init__(
+        self,
+        down: TTShape,
+        up: TTShape,
+        rank: int,
+        *,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        scaling: float = 1.0,
+        bias: bool = True,
+        init: str = "orthonormal",
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.down, self.up, self.rank = down, up, rank
+        self.activation, self.dropout, self.scaling = activation, dropout, scaling
+        _add_cores(self, "down_core", down, rank, device, dtype)
+        _add_cores(self, "up_core", up, rank, device, dtype)
+        _add_bias(self, "down_bias", down.out_features if bias else None, device, dtype)
+        _add_bias(self, "up_bias", up.out_features if bias else None, device, dtype)
+        self.reset_parameters(init)
+
+    def reset_parameters(self, init: str, generator: torch.Generator | None = None) -> None:
+        init_adapter_(
+            self._cores("down_core", self.down),
+            self._cores("up_core", self.up),
+            self.down.split,
+            self.up.split,
+            self.down_bias,
+            self.up_bias,
+            init,
+            generator,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = None
+        if self.training and self.dropout > 0:
+            mask = F.dropout(x.new_ones(*x.shape[:-1], self.down.out_features), self.dropout)
+        return tt_adapter(
+            x,
+            self._cores("down_core", self.down),
+            self._cores("up_core", self.up),
+            self.down.split,
+            self.up.split,
+            self.down_bias,
+            self.up_bias,
+            self.activation,
+            self.scaling,
+            mask,
+        )
+
+    def _cores(self, prefix: str, shape: TTShape) -> list[Tensor]:
+        return [getattr(self, f"{prefix}_{i}") for i in range(len(shape.modes))]
+
+    def extra_repr(self) -> str:
+        return (
+            f"{list(self.down.modes)} {self.activation} {list(self.up.modes)}, rank={self.rank}, "
+            f"dropout={self.dropout}, scaling={self.scaling}"
+        )
+
+
+class TTLinear(nn.Module):
+    """x L R + b for x of shape (..., in): a linear layer of its own, with cores `core_i` and `bias`.
+
+    Raises ConfigError if `rank` does not fit the shape.
+    """
+
+    def __init__(
+        self,
+        shape: TTShape,
+        rank: int,
+        *,
+        bias: bool = True,
+        init: str = "orthonormal",
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.rank = shape, rank
+        _add_cores(self, "core", shape, rank, device, dtype)
+        _add_bias(self, "bias", shape.out_features if bias else None, device, dtype)
+        self.reset_parameters(init)
+
+    def reset_parameters(self, init: str, generator: torch.Generator | None = None) -> None:
+        init_linear_(self._cores(), self.shape.split, self.bias, init, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = half_chains(self._cores(), self.shape.split)
+        return F.linear((x.to(left.dtype) @ left), right.T, self.bias).to(x.dtype)
+
+    def _cores(self) -> list[Tensor]:
+        return [getattr(self, f"core_{i}") for i in range(len(self.shape.modes))]
+
+    def extra_repr(self) -> str:
+        return f"{list(self.shape.in_modes)} | {list(self.shape.out_modes)}, rank={self.rank}"
+
+
+def _add_cores(
+    module: nn.Module,
+    prefix: str,
+    shape: TTShape,
+    rank: int,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> None:
+    for i, size in enumerate(shape.core_shapes(rank)):
+        core = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
+        module.register_parameter(f"{prefix}_{i}", core)
+
+
+def _add_bias(
+    module: nn.Module,
+    name: str,
+    size: int | None,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> None:
+    bias = None if size is None else nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
+    module.register_parameter(name, bias)
