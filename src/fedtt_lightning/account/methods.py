@@ -1,0 +1,158 @@
+"""The methods of the account: what each trains, and in which rounds it sends what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, TaskType, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
+
+from fedtt_lightning.account.families import FAMILIES, is_decoder
+from fedtt_lightning.adapters import TTAdapter, TTAdapterConfig
+from fedtt_lightning.federation import AdapterState, RotatingFactor
+from fedtt_lightning.federation.freezing import factor_groups
+
+PARTS = ("factors", "biases", "norms", "head")
+# A tensorized classifier's `core_0`, without down or up, belongs to the head.
+_ADAPTER = re.compile(r"(down|up)_(core_\d+|bias)$|\.lora_[AB]\.|\.dense_adapter\.")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's trainable tensors, without values, and the names it sends in each round.
+
+    `rounds` is one period of what is sent; a method that sends everything has one entry.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    rounds: tuple[frozenset[str], ...]
+
+    def parameters(self) -> dict[str, int]:
+        """Return the number of trainable parameters by part (PARTS)."""
+        counts = dict.fromkeys(PARTS, 0)
+        for name, tensor in self.tensors.items():
+            counts[part_of(name)] += tensor.numel()
+        return counts
+
+    def message_sizes(self, dtype: torch.dtype, head: bool) -> list[int]:
+        """Return the bytes of each round's message, serialized as the federation does."""
+        return [
+            message_size({n: t for n, t in self.tensors.items() if n in names}, dtype, head)
+            for names in self.rounds
+        ]
+
+
+def methods(family: str, rank: int, bottleneck: int) -> Iterator[Method]:
+    """Build every method on a family's model, on the meta device.
+
+    Raises:
+        ConfigError: the rank or bottleneck does not fit the family's sizes.
+    """
+    tt: dict[str, Any] = {
+        "rank": rank,
+        "bottleneck": bottleneck,
+        "tt_classifier": not is_decoder(family),
+    }
+    fedtt = _adapted(family, TTAdapterConfig(**tt))
+    tensors = _trainable(fedtt)
+    yield _constant("FedTT", tensors)
+    layernorms = _adapted(family, TTAdapterConfig(**tt, train_layernorms=True))
+    yield _constant("FedTT, norms too", _trainable(layernorms))
+    yield _rotating("FedTT+", tensors, RotatingFactor())
+    yield _rotating("FedTT+, factors only", tensors, RotatingFactor(biases=False))
+    lora = {r: lora_tensors(_model(family), r, _task(family)) for r in (4, 8)}
+    for r in lora:
+        yield _constant(f"LoRA r={r}", lora[r])
+    without_a = frozenset(name for name in lora[8] if "lora_A" not in name)
+    without_b = frozenset(name for name in lora[8] if "lora_B" not in name)
+    only_b = {name: tensor for name, tensor in lora[8].items() if name in without_a}
+    yield Method("FFA-LoRA r=8", only_b, (without_a,))
+    yield Method("RoLoRA r=8", lora[8], (without_b, without_a))
+    head = {name: tensor for name, tensor in lora[8].items() if part_of(name) == "head"}
+    yield _constant(f"dense adapter {bottleneck}", {**_dense(fedtt, bottleneck), **head})
+
+
+def lora_tensors(model: nn.Module, r: int, task: TaskType) -> dict[str, Tensor]:
+    """Return the tensors that PEFT's LoRA trains with its own default targets (q and v).
+
+    ValueError if PEFT knows no targets for the model.
+    """
+    return _trainable(get_peft_model(model, LoraConfig(r=r, task_type=task)))
+
+
+def message_size(tensors: Mapping[str, Tensor], dtype: torch.dtype, head: bool = True) -> int:
+    """Return the bytes of one message with these tensors' shapes, with or without a task head."""
+    values = {
+        name: torch.zeros(tensor.shape, dtype=dtype)
+        for name, tensor in tensors.items()
+        if head or part_of(name) != "head"
+    }
+    return len(AdapterState.capture(values).to_bytes())
+
+
+def part_of(name: str) -> str:
+    """Return the part (of PARTS) that a trainable parameter belongs to."""
+    if _ADAPTER.search(name):
+        return "biases" if name.endswith("bias") else "factors"
+    return "norms" if "norm" in name.lower() else "head"
+
+
+def _model(family: str) -> nn.Module:
+    kind = AutoModelForCausalLM if is_decoder(family) else AutoModelForSequenceClassification
+    config = AutoConfig.for_model(**FAMILIES[family])
+    with torch.device("meta"):
+        model: nn.Module = kind.from_config(config)
+    return model
+
+
+def _task(family: str) -> TaskType:
+    return TaskType.CAUSAL_LM if is_decoder(family) else TaskType.SEQ_CLS
+
+
+def _adapted(family: str, peft: PeftConfig) -> Any:
+    peft.task_type = _task(family)
+    return get_peft_model(_model(family), peft)
+
+
+def _trainable(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _constant(name: str, tensors: dict[str, Tensor]) -> Method:
+    return Method(name, tensors, (frozenset(tensors),))
+
+
+def _rotating(name: str, tensors: dict[str, Tensor], schedule: RotatingFactor) -> Method:
+    names = list(tensors)
+    period = lcm(*(max(len(factors) - 2, 1) for factors in factor_groups(names).values()))
+    rounds = tuple(schedule.trained(names, round) for round in range(period))
+    sent = frozenset().union(*rounds)
+    return Method(name, {n: t for n, t in tensors.items() if n in sent}, rounds)
+
+
+def _dense(fedtt: nn.Module, bottleneck: int) -> dict[str, Tensor]:
+    """Return the tensors of dense adapters (arXiv 1902.00751) in the places of the TT adapters."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in fedtt.named_modules():
+        if isinstance(module, TTAdapter):
+            width = module.down.in_features
+            with torch.device("meta"):
+                layers = {
+                    "down": nn.Linear(width, bottleneck),
+                    "up": nn.Linear(bottleneck, width),
+                }
+            for side, layer in layers.items():
+                for key, parameter in layer.named_parameters():
+                    tensors[f"{name}.dense_adapter.{side}.{key}"] = parameter
+    return tensors

@@ -1,0 +1,60 @@
+"""The command as a user types it."""
+
+import json
+
+import pytest
+import torch
+
+from fedtt_lightning.account import main
+from fedtt_lightning.account.methods import methods
+
+
+def test_json_holds_what_the_methods_count(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--family", "bert-base", "--rank", "4", "--dtype", "float16", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["family"], result["rank"], result["dtype"]) == ("bert-base", 4, "float16")
+    rows = {row["method"]: row for row in result["methods"]}
+    found = {m.name: m for m in methods("bert-base", rank=4, bottleneck=64)}
+    assert list(rows) == list(found)
+    plus = rows["FedTT+"]
+    sizes = found["FedTT+"].message_sizes(torch.float16, head=False)
+    assert plus["parameters"] == found["FedTT+"].parameters()
+    assert (plus["upload"]["least"], plus["upload"]["most"]) == (min(sizes), max(sizes))
+    assert plus["upload"]["mean"] == pytest.approx(sum(sizes) / len(sizes))
+    assert plus["upload_with_head"]["mean"] > plus["upload"]["mean"]
+    assert rows["LoRA r=8"]["reference_ratio"] == 1
+    assert rows["LoRA r=4"]["reference_ratio"] == pytest.approx(2, rel=0.01)
+
+
+def test_table_shows_every_method_and_the_published_ratio(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--family", "roberta-base"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split("  ")[0]: line.split() for line in lines}
+    assert {"FedTT", "FedTT+", "LoRA r=8", "FFA-LoRA r=8", "RoLoRA r=8"} <= set(rows)
+    assert rows["FedTT"][1:5] == ["37,440", "19,968", "0", "3,386"]
+    assert rows["FedTT"][-1] == "5.13x"  # 294,912 / 57,408 and two headers
+    assert max(map(len, lines)) < 140
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ([], "--family"),
+        (["--family", "gpt-5"], "roberta-base"),
+        (["--family", "bert-base", "--rank", "x"], "--rank"),
+        (["--family", "bert-base", "--rank", "0"], "rank=0"),
+        (["--family", "bert-base", "--rank", "500"], "largest"),
+        (["--family", "bert-base", "--bottleneck", "-1"], "bottleneck"),
+        (["--family", "bert-base", "--loud"], "--loud"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    argv: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert named in captured.err
