@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import torch
-from peft import PeftModel, TaskType
+from peft import TaskType
 from torch import nn
 from transformers import PreTrainedModel
 
 from fedtt_lightning.account.methods import lora_tensors, message_size
 
 
-def reference_lora_bytes(
-    model: nn.Module, head_parameters: int = 0, r: int = 8, dtype: torch.dtype = torch.float32
-) -> int | None:
-    """Return the bytes of a client's upload a round for LoRA on q and v (PEFT's default targets).
+def lora_reference(
+    module: nn.Module, head_parameters: int = 0, r: int = 8, dtype: torch.dtype = torch.float32
+) -> tuple[int, int] | None:
+    """Return the trainable parameters and the bytes of one upload of LoRA on q and v.
 
-    Counted on a copy of the model's shapes on the meta device; `model` may hold adapters itself.
-    `head_parameters` values are added for what trains besides. None for a model that is not of
-    transformers, or for whose family PEFT knows no targets.
+    Counted with PEFT's default targets on a copy, on the meta device, of the shapes of the first
+    transformers model in `module`, which may hold adapters. `head_parameters` values that train
+    besides are added. None if there is no such model or PEFT knows no targets for its family.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not isinstance(base, PreTrainedModel):
+    base = next((part for part in module.modules() if isinstance(part, PreTrainedModel)), None)
+    if base is None:
         return None
     with torch.device("meta"):
         bare = type(base)(base.config)
@@ -30,4 +30,4 @@ def reference_lora_bytes(
         return None
     if head_parameters:
         tensors["head"] = torch.empty(head_parameters, device="meta")
-    return message_size(tensors, dtype)
+    return sum(tensor.numel() for tensor in tensors.values()), message_size(tensors, dtype)

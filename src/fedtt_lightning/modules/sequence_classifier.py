@@ -35,6 +35,9 @@ class SequenceClassifier(LightningModule):
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
 
+    Attributes:
+        fresh_parameters: How many parameters the pretrained files do not hold.
+
     Raises:
         ConfigError: the backbone cannot be loaded, or the PEFT method does not fit it.
     """
@@ -64,6 +67,7 @@ class SequenceClassifier(LightningModule):
         parameters = dict(loaded.model.named_parameters(remove_duplicate=False))
         pretrained = {id(p) for name, p in parameters.items() if name not in loaded.fresh}
         fresh = {id(p) for p in parameters.values()} - pretrained
+        self.fresh_parameters = sum(parameters[name].numel() for name in loaded.fresh)
         self.model = loaded.model if peft is None else _adapt(loaded.model, peft, fresh)
         self.model.train()  # from_pretrained leaves it in eval mode, and so does the Trainer
         self._pretrained = frozenset(
