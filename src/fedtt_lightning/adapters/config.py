@@ -71,7 +71,9 @@ class TTAdapterConfig(PeftConfig):
     )
     train_layernorms: bool = field(
         default=False,
-        metadata={"help": "Train every LayerNorm and RMSNorm of the model, the embeddings' included."},
+        metadata={
+            "help": "Train every LayerNorm and RMSNorm of the model, the embeddings' included."
+        },
     )
     modules_to_save: list[str] | None = field(
         default=None,

@@ -66,7 +66,9 @@ def default_targets(model: nn.Module) -> list[str]:
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type in FAMILIES:
         return list(FAMILIES[model_type].linears)
-    endings = sorted({_ending(name) for name, module in model.named_modules() if _is_linear(module)})
+    endings = sorted(
+        {_ending(name) for name, module in model.named_modules() if _is_linear(module)}
+    )
     raise ConfigError(
         f"no places are known for model type {model_type!r}: set target_modules to the two linears of "
         f"a block that end its attention and its MLP; linears here: {', '.join(endings[:16])}"
@@ -85,7 +87,9 @@ def check_targets(model: nn.Module, targets: list[str] | str) -> None:
         else:
             matched = [name for name in names if name == target or name.endswith(f".{target}")]
         if not matched:
-            raise ConfigError(f"target_modules: {target!r} matches no module; {_close(model, target)}")
+            raise ConfigError(
+                f"target_modules: {target!r} matches no module; {_close(model, target)}"
+            )
         for name in matched:
             if out_features(model.get_submodule(name)) is None:
                 kind = type(model.get_submodule(name)).__name__
@@ -151,14 +155,20 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _ending(name: str) -> str:
-    """What follows the last number in a name, at most two parts: `attention.out_lin`."""
+    """What follows the last number in a name: `attention.output.dense`."""
     parts = name.split(".")
     last = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)
-    return ".".join(parts[last + 1 :][-2:])
+    return ".".join(parts[last + 1 :])
 
 
 def _close(model: nn.Module, target: str) -> str:
     linears = [name for name, module in model.named_modules() if _is_linear(module)]
-    endings = sorted({_ending(name) for name in linears} | {name.split(".")[-1] for name in linears})
+    endings = sorted(
+        {_ending(name) for name in linears} | {name.split(".")[-1] for name in linears}
+    )
     close = difflib.get_close_matches(target, endings, n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(close)}?" if close else f"linears here: {', '.join(endings[:16])}"
+    return (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"linears here: {', '.join(endings[:16])}"
+    )

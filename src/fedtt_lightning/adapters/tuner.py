@@ -72,7 +72,9 @@ class TTAdapterModel(BaseTuner):
             target.update_layer(adapter_name, peft_config, current_key)
             return
         if isinstance(target, BaseTunerLayer | ModulesToSaveWrapper):
-            raise ConfigError(f"{current_key} is taken by another adapter as {type(target).__name__}")
+            raise ConfigError(
+                f"{current_key} is taken by another adapter as {type(target).__name__}"
+            )
         kind = TTClassifierLayer if current_key == self._dense else TTAdapterLayer
         layer = kind(target)
         layer.set_adapter(self.active_adapters)

@@ -39,7 +39,9 @@ class TTShape:
                 raise ConfigError(f"a tensor train needs at least one {side} mode")
             for mode in modes:
                 if isinstance(mode, bool) or not isinstance(mode, int) or mode < 1:
-                    raise ConfigError(f"{side} modes {list(modes)}: {mode!r} is no positive integer")
+                    raise ConfigError(
+                        f"{side} modes {list(modes)}: {mode!r} is no positive integer"
+                    )
 
     @classmethod
     def choose(cls, in_features: int, out_features: int) -> TTShape:
