@@ -4,6 +4,7 @@ from fedtt_lightning.data.by_column import ByColumn
 from fedtt_lightning.data.by_label import Dirichlet, LabelShares
 from fedtt_lightning.data.client_data import ClientDataModule, LoaderOptions
 from fedtt_lightning.data.flwr_partitioner import FlwrPartitioner
+from fedtt_lightning.data.glue import GlueData
 from fedtt_lightning.data.iid import IID, BySize
 from fedtt_lightning.data.partition import Examples, Partition, Partitioner
 from fedtt_lightning.data.wrapper import FederatedDataModule
@@ -17,6 +18,7 @@ __all__ = [
     "Examples",
     "FederatedDataModule",
     "FlwrPartitioner",
+    "GlueData",
     "LabelShares",
     "LoaderOptions",
     "Partition",
