@@ -144,7 +144,8 @@ def _adapt(model: Any, peft: PeftConfig, fresh: set[int]) -> Any:
     except ValueError as error:
         raise ConfigError(f"model.peft ({type(peft).__name__}): {error}") from None
     for name, parameter in adapted.named_parameters():
-        # A head that PEFT trains lives on as a copy; its original is not used.
-        if id(parameter) in fresh and ".original_module." not in name:
+        # What PEFT trains as a copy, replaces or adapts is its own affair.
+        taken_over = ".original_module." in name or ".base_layer." in name
+        if id(parameter) in fresh and not taken_over:
             parameter.requires_grad_(True)
     return adapted

@@ -1,0 +1,53 @@
+"""Metrics of each task, against scikit-learn and SciPy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from fedtt_lightning.modules.metrics import is_regression, main_metric, task_metrics
+
+CLASSIFICATION = [
+    ("sst2", 2, ["acc"]),
+    ("SST-2", 2, ["acc"]),
+    ("mnli", 3, ["acc"]),
+    ("builtin", 4, ["acc"]),
+    ("cola", 2, ["acc", "mcc"]),
+    ("CoLA", 2, ["acc", "mcc"]),
+    ("mrpc", 2, ["acc", "f1"]),
+    ("qqp", 2, ["acc", "f1"]),
+]
+REFERENCES = {"acc": accuracy_score, "mcc": matthews_corrcoef, "f1": f1_score}
+
+
+@pytest.mark.parametrize(("task", "classes", "names"), CLASSIFICATION)
+def test_classification_metrics_equal_sklearn(task: str, classes: int, names: list[str]) -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(classes, size=57)
+    predicted = np.where(rng.random(57) < 0.6, labels, rng.integers(classes, size=57))
+    metrics = task_metrics(task, classes)
+    for part in np.split(np.arange(57), [20, 50]):  # batches of unequal size
+        metrics.update(torch.tensor(predicted[part]), torch.tensor(labels[part]))
+    found = metrics.compute()
+    assert sorted(found) == names
+    for name in names:
+        expected = REFERENCES[name](labels, predicted)
+        assert float(found[name]) == pytest.approx(expected, abs=1e-6)
+    assert main_metric(task) in found
+    assert not is_regression(task)
+
+
+@pytest.mark.parametrize("task", ["stsb", "STS-B"])
+def test_regression_metrics_equal_scipy(task: str) -> None:
+    rng = np.random.default_rng(4)
+    scores = rng.uniform(0, 5, 41)
+    predicted = scores + rng.normal(0, 1, 41)
+    metrics = task_metrics(task, 1)
+    for part in np.split(np.arange(41), [11, 40]):
+        metrics.update(torch.tensor(predicted[part]), torch.tensor(scores[part]))
+    found = metrics.compute()
+    assert float(found["pearson"]) == pytest.approx(pearsonr(scores, predicted)[0], abs=1e-5)
+    assert float(found["spearman"]) == pytest.approx(spearmanr(scores, predicted)[0], abs=1e-5)
+    assert main_metric(task) in found
+    assert is_regression(task)
