@@ -3,11 +3,11 @@
 import pytest
 import torch
 from peft import get_peft_model
-from tiny_models import classifier
 from torch import nn
 
 from fedtt_lightning.adapters import TTAdapter, TTAdapterConfig
 from fedtt_lightning.errors import ConfigError
+from tiny_models import classifier
 
 
 def refused(family, *fragments, **options):
@@ -87,7 +87,7 @@ class Plain(nn.Module):
 
 
 def test_a_model_of_no_known_type_needs_targets_and_takes_them():
-    with pytest.raises(ConfigError, match="set target_modules.*classifier, mix"):
+    with pytest.raises(ConfigError, match=r"set target_modules.*classifier, mix"):
         get_peft_model(Plain(), TTAdapterConfig())
     config = TTAdapterConfig(target_modules=["mix"], rank=2, bottleneck=4, init="loretta")
     model = get_peft_model(Plain(), config)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from peft import get_peft_model
-from tiny_models import CONFIGS, batch, classifier
 
 from fedtt_lightning.adapters import FAMILIES, TTAdapter, TTAdapterConfig, TTLinear
+from tiny_models import CONFIGS, batch, classifier
 
 NO_DENSE = {"llama", "mistral", "qwen2", "qwen3", "gpt2", "opt"}
-BLOCKS = {family: 2 for family in CONFIGS} | {"t5": 4}
+BLOCKS = dict.fromkeys(CONFIGS, 2) | {"t5": 4}
 
 
 def test_every_family_of_the_table_is_tested():

@@ -4,10 +4,10 @@ import pytest
 import torch
 from opacus.grad_sample import GradSampleModule
 from peft import get_peft_model
-from tiny_models import batch, classifier
 
 from fedtt_lightning.adapters import TTAdapter, TTAdapterConfig, TTLinear
 from fedtt_lightning.tensor_train import TTShape
+from tiny_models import batch, classifier
 
 
 def compare(module, x):

@@ -1,4 +1,4 @@
-"""What PEFT offers for a model with adapters: saving, several adapters, switching off, unloading."""
+"""What PEFT offers for a model with adapters: saving, several of them, switching off, unloading."""
 
 import copy
 import json
@@ -7,11 +7,11 @@ import pytest
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
-from tiny_models import batch, classifier
 from transformers import AutoModelForSequenceClassification
 
 from fedtt_lightning.adapters import TTAdapter, TTAdapterConfig, TTAdapterModel
 from fedtt_lightning.errors import ConfigError
+from tiny_models import batch, classifier
 
 OPTIONS = [
     {},

@@ -15,12 +15,7 @@ from fedtt_lightning.errors import ConfigError
 
 def test_the_member_behaves_like_any_other():
     member = PeftType.TT_ADAPTER
-    assert (
-        member
-        is PeftType["TT_ADAPTER"]
-        is PeftType("TT_ADAPTER")
-        is getattr(PeftType, "TT_ADAPTER")
-    )
+    assert member is PeftType["TT_ADAPTER"] is PeftType("TT_ADAPTER") is PeftType.TT_ADAPTER
     assert member in list(PeftType) and "TT_ADAPTER" in PeftType.__members__
     assert member == "TT_ADAPTER" and isinstance(member, PeftType) and member.value == "TT_ADAPTER"
     assert copy.deepcopy(member) is member and pickle.loads(pickle.dumps(member)) is member
@@ -49,7 +44,7 @@ def test_other_versions_are_refused_with_the_remedy(version):
 
 
 def test_an_enum_that_cannot_be_extended_is_noticed():
-    class Closed(str, enum.Enum):
+    class Closed(enum.StrEnum):
         LORA = "LORA"
 
         @classmethod

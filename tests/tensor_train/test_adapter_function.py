@@ -1,4 +1,4 @@
-"""The fused adapter against plain autograd of the same formula, and under every way torch runs it."""
+"""The fused adapter against plain autograd of the same formula, in every way torch runs it."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ FUNCTIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
 
 
 class Case:
-    """An adapter of 24 features, bottleneck 8, rank 3, with its reference through dense matrices."""
+    """An adapter of 24 features, bottleneck 8, rank 3, and its reference by dense matrices."""
 
     def __init__(self, dtype=torch.float64, bias=True, seed=0):
         down, up = TTShape.choose(24, 8), TTShape.choose(8, 24)

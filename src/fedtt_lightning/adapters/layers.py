@@ -1,7 +1,8 @@
-"""The PEFT layers that stand in a model where a linear stood, one adapter module per adapter name."""
+"""The PEFT layers that stand where a linear stood, with one module for each adapter name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from .modules import TTAdapter, TTLinear
 from .placement import out_features
 
 NOT_MERGEABLE = (
-    "TT adapters cannot be merged into the base model: a non-linearity stands between their two layers; "
-    "keep the adapter, or call unload() for the base model without it"
+    "TT adapters cannot be merged into the base model: a non-linearity stands between their two "
+    "layers; keep the adapter, or call unload() for the base model without it"
 )
 
 
@@ -26,6 +27,16 @@ class TTTunerLayer(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("tt_adapter",)
     other_param_names = ()
+
+    # Of BaseTunerLayer, whose types a checker does not see.
+    base_layer: nn.Module
+    tt_adapter: nn.ModuleDict
+    merged_adapters: list[str]
+    active_adapters: list[str]
+    disable_adapters: bool
+    get_base_layer: Callable[[], Any]
+    set_adapter: Callable[..., None]
+    _get_base_layer_device_and_dtype: Callable[[Any], Any]
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()

@@ -28,6 +28,9 @@ class TTAdapter(nn.Module):
     `up_bias` or None. Raises ConfigError if `rank` does not fit the shapes.
     """
 
+    down_bias: Tensor | None
+    up_bias: Tensor | None
+
     def __init__(
         self,
         down: TTShape,
@@ -91,10 +94,12 @@ class TTAdapter(nn.Module):
 
 
 class TTLinear(nn.Module):
-    """x L R + b for x of shape (..., in): a linear layer of its own, with cores `core_i` and `bias`.
+    """x L R + b for x of shape (..., in): a linear layer of its own, with `core_i` and `bias`.
 
     Raises ConfigError if `rank` does not fit the shape.
     """
+
+    bias: Tensor | None
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Makes PEFT know the method TT_ADAPTER: the one place that touches PEFT's enum of methods.
 
-PEFT's `register_peft_method` takes only names that are members of its enum `PeftType`, and offers no
-way to add one from outside (huggingface/peft issues 1562 and 2273: a method lives in PEFT's own tree).
-So a member is added here, and the versions in which that was seen to work are checked first.
+PEFT's `register_peft_method` takes only names that are members of its enum `PeftType`, and there is
+no way to add one from outside (huggingface/peft issues 1562 and 2273: a method lives in PEFT's own
+tree). So a member is added here, and the versions in which that was seen to work are checked first.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def check_version(installed: str) -> None:
     oldest, beyond = SUPPORTED
     if not oldest <= Version(installed) < beyond:
         raise ConfigError(
-            f"peft {installed} is installed, but TT adapters were made for peft >={oldest},<{beyond}: "
-            f"pip install 'peft>={oldest},<{beyond}'"
+            f"peft {installed} is installed, but TT adapters were made for peft "
+            f">={oldest},<{beyond}: pip install 'peft>={oldest},<{beyond}'"
         )
 
 
@@ -36,13 +36,13 @@ def add_enum_member(enum_class: type[enum.Enum], name: str) -> None:
     if name in enum_class.__members__:
         return
     member = str.__new__(enum_class, name)  # type: ignore[type-var]
-    member._name_ = name  # type: ignore[attr-defined]
-    member._value_ = name  # type: ignore[attr-defined]
+    member._name_ = name
+    member._value_ = name
     # The enum's metaclass refuses to set members, so set the class attribute past it.
     type.__setattr__(enum_class, name, member)
     enum_class._member_names_.append(name)
-    enum_class._member_map_[name] = member  # type: ignore[assignment]
-    enum_class._value2member_map_[name] = member  # type: ignore[assignment]
+    enum_class._member_map_[name] = member
+    enum_class._value2member_map_[name] = member
     if enum_class(name) is not member or enum_class[name] is not member:
         raise ConfigError(f"this Python does not let {enum_class.__name__} be extended by {name}")
 

@@ -62,7 +62,7 @@ _HEADS = ("classifier", "score", "qa_outputs", "classification_head")
 
 
 def default_targets(model: nn.Module) -> list[str]:
-    """The name endings of the model's family. Raises ConfigError, naming linears, for another one."""
+    """The name endings of the model's family. Raises ConfigError, naming linears, for another."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type in FAMILIES:
         return list(FAMILIES[model_type].linears)
@@ -70,15 +70,16 @@ def default_targets(model: nn.Module) -> list[str]:
         {_ending(name) for name, module in model.named_modules() if _is_linear(module)}
     )
     raise ConfigError(
-        f"no places are known for model type {model_type!r}: set target_modules to the two linears of "
-        f"a block that end its attention and its MLP; linears here: {', '.join(endings[:16])}"
+        f"no places are known for model type {model_type!r}: set target_modules to the two linears "
+        f"of a block that end its attention and its MLP; linears here: {', '.join(endings[:16])}"
     )
 
 
 def check_targets(model: nn.Module, targets: list[str] | str) -> None:
-    """Raises ConfigError, naming close ones, if an entry matches no module or one that is no linear.
+    """Raises ConfigError, naming close ones, if an entry matches nothing or what is no linear.
 
-    A list holds names or their endings at a dot; a string is one regular expression for whole names.
+    A list holds names or their endings at a dot; a string is one regular expression for whole
+    names.
     """
     names = [name for name, _ in model.named_modules() if name]
     for target in [targets] if isinstance(targets, str) else targets:
@@ -94,21 +95,21 @@ def check_targets(model: nn.Module, targets: list[str] | str) -> None:
             if out_features(model.get_submodule(name)) is None:
                 kind = type(model.get_submodule(name)).__name__
                 raise ConfigError(
-                    f"target_modules: {target!r} matches {name}, a {kind}, which is no linear layer; "
-                    f"{_close(model, target)}"
+                    f"target_modules: {target!r} matches {name}, a {kind}, which is no linear "
+                    f"layer; {_close(model, target)}"
                 )
 
 
 def head_modules(model: nn.Module) -> list[str]:
     """Full names of the trained layers of a classification head; empty without such a head.
 
-    Families of the table: the dense layer before the output layer (a pooler included, as in LoRETTA's
-    published counts) and the output layer. Others: a child named like a head.
+    Families of the table: the dense layer before the output layer (a pooler included, as in
+    LoRETTA's published counts) and the output layer. Others: a child named like a head.
     """
     names = dict(model.named_modules())
     family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
     if family is not None and family.output in names:
-        return [name for name in (family.dense, family.output) if name in names]
+        return [name for name in (family.dense, family.output) if name and name in names]
     return [name for name, _ in model.named_children() if name in _HEADS]
 
 
@@ -120,7 +121,7 @@ def classifier_dense(model: nn.Module) -> str:
     if family is None or family.dense not in heads or family.output not in heads:
         raise ConfigError(
             f"tt_classifier=true needs a classification head with a dense layer before its output "
-            f"layer; {type(model).__name__} of type {model_type!r} has none: set tt_classifier=false"
+            f"layer; {type(model).__name__} of type {model_type!r} has none: set it to false"
         )
     assert family.dense is not None
     return family.dense

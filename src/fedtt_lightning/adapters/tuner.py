@@ -85,8 +85,8 @@ class TTAdapterModel(BaseTuner):
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        # PEFT's own `modules_to_save` matches bare endings: "classifier" would also take DistilBERT's
-        # "pre_classifier", where the TT layer stands. So heads and norms are wrapped by full name.
+        # PEFT's own `modules_to_save` matches bare endings: "classifier" would also take
+        # DistilBERT's "pre_classifier", where the TT layer stands. So full names are wrapped here.
         for name in self._trained:
             self._train_whole(model, name, adapter_name)
 
@@ -113,8 +113,8 @@ class TTAdapterModel(BaseTuner):
 def _rename_task_heads(peft_config: TTAdapterConfig, heads: list[str]) -> None:
     """Replace the heads that PEFT's task classes appended by the exact modules trained here.
 
-    PEFT's task classes read the list again afterwards and need it non-empty. Names that start at the
-    PeftModel match exactly, there and nowhere else, and find the modules already wrapped.
+    PEFT's task classes read the list again afterwards and need it non-empty. Names that start at
+    the PeftModel match exactly, there and nowhere else, and find the modules already wrapped.
     """
     kept = [
         name

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from .chains import half_chains
 
@@ -35,13 +35,13 @@ def tt_adapter(
     scaling: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """y = x + scaling * (act(x L_d R_d + b_d) L_u R_u + b_u), in the shape and dtype of x (..., in).
+    """y = x + scaling * (act(x L_d R_d + b_d) L_u R_u + b_u), shape and dtype those of x (..., in).
 
-    L and R are the half-chains of the `down` cores (in x bottleneck) and the `up` cores (bottleneck x
-    in); `mask` (..., bottleneck), if given, multiplies the activation (dropout). The chains are
-    computed in the cores' dtype, autocast or not, and rounded to x's; gradients have the cores' dtype.
-    Kept for backward are x and products as wide as the rank; the bottleneck is computed again there.
-    Differentiable once: a second derivative raises RuntimeError.
+    L and R are the half-chains of the `down` cores (in x bottleneck) and the `up` cores (bottleneck
+    x in); `mask` (..., bottleneck), if given, multiplies the activation (dropout). The chains are
+    computed in the cores' dtype, autocast or not, and rounded to x's; gradients have the cores'
+    dtype. Kept for backward are x and products as wide as the rank; the bottleneck is computed
+    again there. Differentiable once: a second derivative raises RuntimeError.
     """
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -58,8 +58,11 @@ def tt_adapter(
 
 
 class _Adapter(torch.autograd.Function):
-    """Written with `setup_context` and a generated vmap rule, so that torch.func (and through it the
-    per-sample gradients of opacus) sees through it."""
+    """The arithmetic between the chains.
+
+    Written with `setup_context` and a generated vmap rule, so that torch.func, and through it the
+    per-sample gradients of opacus, see through it.
+    """
 
     generate_vmap_rule = True
 
@@ -99,7 +102,7 @@ class _Adapter(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx | Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 10
         x, down_left, down_right, down_bias, up_left, up_right, up_bias, mask, a, c = (

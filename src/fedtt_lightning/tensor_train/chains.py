@@ -17,7 +17,7 @@ def left_chain(cores: Sequence[Tensor]) -> Tensor:
 
 
 def right_chain(cores: Sequence[Tensor]) -> Tensor:
-    """Cores (r_{i}, k_i, r_{i+1}) with the last rank 1, multiplied to R of shape (r, k_0 ... k_n)."""
+    """Cores (r_{i}, k_i, r_{i+1}), the last rank 1, multiplied to R of shape (r, k_0 ... k_n)."""
     chain = cores[-1].reshape(cores[-1].shape[0], -1)
     for core in reversed(cores[:-1]):
         chain = (core.reshape(-1, core.shape[2]) @ chain).reshape(core.shape[0], -1)
@@ -27,9 +27,9 @@ def right_chain(cores: Sequence[Tensor]) -> Tensor:
 def half_chains(cores: Sequence[Tensor], split: int) -> tuple[Tensor, Tensor]:
     """L (in x r) from the first `split` cores and R (r x out) from the others; the matrix is L R.
 
-    A layer computes (x L) R, at 2 r (in + out) FLOPs a token in place of 2 in out, and the matrix is
-    never built. Everything is contiguous, and so are the gradients of contiguous cores, which is what
-    the gradient buckets of DDP want.
+    A layer computes (x L) R, at 2 r (in + out) FLOPs a token in place of 2 in out, and the matrix
+    is never built. Everything is contiguous, and so are the gradients of contiguous cores, which is
+    what the gradient buckets of DDP want.
     """
     return left_chain(cores[:split]), right_chain(cores[split:])
 

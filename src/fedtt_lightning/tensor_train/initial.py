@@ -31,8 +31,9 @@ def init_adapter_(
 ) -> None:
     """Fill an adapter's cores and biases in place; `init` is one of INITS, else ConfigError.
 
-    Under the identity starts (`orthonormal`, `gaussian`) y = x to the last bit. The zero core is the
-    last of `up`, which FedTT+ trains in every round: a frozen zero core would stop all learning.
+    Under the identity starts (`orthonormal`, `gaussian`) y = x to the last bit. The zero core is
+    the last of `up`, which FedTT+ trains in every round: a frozen zero core would stop all
+    learning.
     """
     init_linear_(down, down_split, down_bias, init, generator)
     init_linear_(up, up_split, up_bias, init, generator)
@@ -52,8 +53,8 @@ def init_linear_(
 ) -> None:
     """Fill the cores (and bias) of one TT layer in place; never zero, so a layer alone can train.
 
-    Draws come from `generator` (a CPU one), or the global CPU generator of torch, on every device, so
-    that a seed means the same start everywhere. On the meta device nothing is drawn.
+    Draws come from `generator` (a CPU one), or the global CPU generator of torch, on every device,
+    so that a seed means the same start everywhere. On the meta device nothing is drawn.
     """
     if init not in INITS:
         raise ConfigError(f"init={init!r} is not one of {', '.join(INITS)}")
@@ -95,8 +96,8 @@ def _orthonormal_(
 ) -> None:
     """L with orthonormal columns, R with orthonormal rows, the last core scaled.
 
-    The scale makes ||L R||_F^2 = out, so that x of unit variance gives outputs of unit variance. It is
-    sqrt(out / r), unless a bond's rank exceeds what the modes beyond it can carry.
+    The scale makes ||L R||_F^2 = out, so that x of unit variance gives outputs of unit variance. It
+    is sqrt(out / r), unless a bond's rank exceeds what the modes beyond it can carry.
     """
     for i, core in enumerate(cores):
         rows = -1 if i < split else core.shape[0]

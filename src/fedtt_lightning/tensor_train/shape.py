@@ -10,8 +10,8 @@ from functools import lru_cache
 from fedtt_lightning.errors import ConfigError
 
 # Sizes that the general rule would not give. 4096 and 5120 are LoRETTA's published ones. Its sizes
-# for 1024 x 64, [4,8,8,8,8,4], have no prefix with product 1024, so they do not split; [4,16,4,4,4,4,4]
-# does, with the same number of parameters at every rank (both are 8 r + 32 r^2).
+# for 1024 x 64, [4,8,8,8,8,4], have no prefix with product 1024, so they do not split;
+# [4,16,4,4,4,4,4] do, with the same number of parameters at every rank (both are 8 r + 32 r^2).
 # LoRETTA's 768 x 64, [8,8,12,8,8], is what the general rule gives anyway.
 _PUBLISHED: dict[int, tuple[int, ...]] = {
     1024: (4, 16, 4, 4),
@@ -25,9 +25,9 @@ _BOTTLENECK_64: dict[int, tuple[int, ...]] = {1024: (4, 4, 4), 4096: (4, 4, 4), 
 class TTShape:
     """Modes of a matrix (in_features x out_features) held as one tensor train.
 
-    Core `i` has shape (r_i, k_i, r_{i+1}) with k = in_modes + out_modes and r_0 = r_d = 1. The train
-    splits on the boundary: cores of the input modes multiply to L (in x r), those of the output modes
-    to R (r x out), and the matrix is L R.
+    Core `i` has shape (r_i, k_i, r_{i+1}) with k = in_modes + out_modes and r_0 = r_d = 1. The
+    train splits on the boundary: cores of the input modes multiply to L (in x r), those of the
+    output modes to R (r x out), and the matrix is L R.
     """
 
     in_modes: tuple[int, ...]
@@ -45,9 +45,9 @@ class TTShape:
 
     @classmethod
     def choose(cls, in_features: int, out_features: int) -> TTShape:
-        """Modes for any matrix: LoRETTA's where they are published and split, else near-equal factors.
+        """Modes for any matrix: LoRETTA's where published and split, else near-equal factors.
 
-        The rule cuts each side into about log_8(n) factors of least sum, growing towards the boundary.
+        The rule cuts each side into about log_8(n) factors of least sum, growing to the boundary.
         For 768 x 768 it gives [8,8,12,12,8,8], with which LoRETTA's published counts of the
         tensorized classifier come out; the sizes printed there, [12,8,8,8,8,12], have 160 fewer
         parameters at rank 5 (60,634 in place of 60,794 in all) and may be given explicitly.
@@ -123,7 +123,7 @@ class TTShape:
 
 @lru_cache(maxsize=256)
 def balanced_factors(n: int) -> tuple[int, ...]:
-    """`n` as about log_8(n) ascending factors above 1 of least sum (fewer if n has fewer primes)."""
+    """`n` as about log_8(n) ascending factors above 1 of least sum; fewer if its primes are few."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ConfigError(f"a matrix side must be a positive integer, not {n!r}")
     if n == 1:

@@ -13,11 +13,11 @@ from .shape import TTShape
 def tt_svd(matrix: Tensor, shape: TTShape, rank: int) -> list[Tensor]:
     """Cores of a train for `matrix` (in x out) by truncated SVDs from left to right.
 
-    The error in the Frobenius norm is at most sqrt(sum of the squared truncation errors), so at most
-    sqrt(d - 1) times that of the best train of these ranks (Oseledets 2011, theorem 2.2 and its
-    corollary), d being the number of modes. Inner ranks are min(rank, what the unfolding allows), so
-    they may be smaller than `rank` near the ends. Exact if every unfolding has rank <= `rank`.
-    Raises ConfigError if the matrix or the rank does not fit `shape`.
+    The error in the Frobenius norm is at most sqrt(sum of the squared truncation errors), so at
+    most sqrt(d - 1) times that of the best train of these ranks (Oseledets 2011, theorem 2.2 and
+    its corollary), d being the number of modes. Inner ranks are min(rank, what the unfolding
+    allows), so they may be smaller than `rank` near the ends. Exact if every unfolding has rank <=
+    `rank`. Raises ConfigError if the matrix or the rank does not fit `shape`.
     """
     if tuple(matrix.shape) != (shape.in_features, shape.out_features):
         raise ConfigError(
