@@ -1,5 +1,6 @@
 """Federated data: datamodules, partitions, GLUE and a built-in text task."""
 
+from fedtt_lightning.data.builtin import BuiltinText
 from fedtt_lightning.data.by_column import ByColumn
 from fedtt_lightning.data.by_label import Dirichlet, LabelShares
 from fedtt_lightning.data.client_data import ClientDataModule, LoaderOptions
@@ -11,6 +12,7 @@ from fedtt_lightning.data.wrapper import FederatedDataModule
 
 __all__ = [
     "IID",
+    "BuiltinText",
     "ByColumn",
     "BySize",
     "ClientDataModule",
