@@ -27,6 +27,11 @@ class OneBatch(LightningDataModule):
         return DataLoader([batch], batch_size=None)
 
 
+@pytest.fixture(autouse=True)
+def _no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["test"])
+
+
 PEFT = {
     "tt": {
         "class_path": "fedtt_lightning.adapters.TTAdapterConfig",

@@ -54,10 +54,12 @@ def loader(batch: dict[str, Tensor], *sizes: int) -> DataLoader[Any]:
 def test_every_trainable_learns_and_nothing_else_moves(
     bert: str, batch: dict[str, Tensor], method: str
 ) -> None:
-    module = build(bert, method, lr=0.05)
+    module = build(bert, method, lr=0.01)
+    data = loader(batch, 4, 2)
+    (start,) = trainer().validate(module, data, verbose=False)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     assert all(part.training for part in module.modules()), "dropout would be off"
-    trainer(max_epochs=8).fit(module, loader(batch, 4, 2))
+    trainer(max_epochs=30).fit(module, data)
     for name, parameter in module.named_parameters():
         # A key's bias shifts all of a query's scores alike, which softmax undoes.
         if parameter.requires_grad and "key.bias" not in name:
@@ -65,9 +67,8 @@ def test_every_trainable_learns_and_nothing_else_moves(
             assert not torch.equal(parameter, before[name]), name
         elif not parameter.requires_grad:
             assert torch.equal(parameter, before[name]), name
-    with torch.no_grad():
-        module.eval()
-        assert (module(**batch).argmax(-1) == batch["labels"]).float().mean() > 0.6
+    (end,) = trainer().validate(module, data, verbose=False)
+    assert end["val_loss"] < start["val_loss"]
 
 
 @pytest.mark.parametrize("method", ["tt", "lora", "all"])
