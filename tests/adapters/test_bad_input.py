@@ -49,6 +49,11 @@ def test_targets_that_match_nothing_name_close_ones():
     refused("bert", "matches no module", target_modules=r"layer\.7\..*")
 
 
+def test_names_that_would_be_ignored_are_refused():
+    refused("bert", "target_modules is empty", target_modules=[])
+    refused("bert", "'word_embedings'", "word_embeddings", modules_to_save=["word_embedings"])
+
+
 def test_targets_that_are_no_linear_are_refused():
     refused("bert", "BertAttention", "no linear", target_modules=["attention"])
     refused("gpt2", "Embedding", target_modules=["wte"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from opacus.grad_sample import GradSampleModule
+from opacus.grad_sample import GradSampleHooks
 from peft import get_peft_model
 
 from fedtt_lightning.adapters import TTAdapter, TTAdapterConfig, TTLinear
@@ -11,12 +11,12 @@ from tiny_models import batch, classifier
 
 
 def compare(module, x):
-    wrapped = GradSampleModule(module, loss_reduction="sum")
-    wrapped(x).square().sum().backward()
+    hooks = GradSampleHooks(module, loss_reduction="sum")
+    module(x).square().sum().backward()
     parameters = dict(module.named_parameters())
     sampled = {name: p.grad_sample.clone() for name, p in parameters.items()}
     assert set(sampled) == {name for name, _ in module.named_parameters()}
-    wrapped.remove_hooks()
+    hooks.cleanup()
     for i in range(len(x)):
         module.zero_grad()
         module(x[i : i + 1]).square().sum().backward()
@@ -52,10 +52,10 @@ def test_whole_model(family):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     inputs = batch()
-    wrapped = GradSampleModule(model, loss_reduction="mean", strict=False)
-    wrapped(**inputs).loss.backward()
+    hooks = GradSampleHooks(model, loss_reduction="mean", strict=False)
+    model(**inputs).loss.backward()
     sampled = {n: p.grad_sample for n, p in model.named_parameters() if p.requires_grad}
-    wrapped.remove_hooks()
+    hooks.cleanup()
     for i in range(3):
         model.zero_grad()
         model(**{key: value[i : i + 1] for key, value in inputs.items()}).loss.backward()

@@ -169,3 +169,12 @@ def test_per_sample_gradients_through_torch_func():
         one = torch.autograd.grad(y.square().sum(), case.parameters)
         for grads, reference in zip(batched, one, strict=True):
             torch.testing.assert_close(grads[i], reference)
+
+
+def test_compiles_into_one_graph():
+    case, x = Case(), inputs(3, 2)
+    y, grads = case.gradients(case.fused, x, activation="gelu")
+    compiled = torch.compile(case.fused, backend="aot_eager", fullgraph=True)
+    same, again = case.gradients(compiled, x, activation="gelu")
+    torch.testing.assert_close(same, y)
+    torch.testing.assert_close(again, grads)

@@ -81,6 +81,8 @@ def check_targets(model: nn.Module, targets: list[str] | str) -> None:
     A list holds names or their endings at a dot; a string is one regular expression for whole
     names.
     """
+    if not targets:
+        raise ConfigError("target_modules is empty: name linears, or leave it out for the family's")
     names = [name for name, _ in model.named_modules() if name]
     for target in [targets] if isinstance(targets, str) else targets:
         if isinstance(targets, str):
@@ -98,6 +100,17 @@ def check_targets(model: nn.Module, targets: list[str] | str) -> None:
                     f"target_modules: {target!r} matches {name}, a {kind}, which is no linear "
                     f"layer; {_close(model, target)}"
                 )
+
+
+def check_trained_whole(model: nn.Module, names: list[str]) -> None:
+    """Raises ConfigError for a `modules_to_save` that ends no module's name: PEFT ignores those."""
+    known = [name for name, _ in model.named_modules() if name]
+    for wanted in names:
+        if not any(name.endswith(wanted) for name in known):
+            last = sorted({name.rpartition(".")[2] for name in known})
+            close = difflib.get_close_matches(wanted, last, n=3, cutoff=0.4)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise ConfigError(f"modules_to_save: {wanted!r} matches no module{hint}")
 
 
 def head_modules(model: nn.Module) -> list[str]:

@@ -16,6 +16,7 @@ from .layers import NOT_MERGEABLE, TTAdapterLayer, TTClassifierLayer, TTTunerLay
 from .peft_method import PREFIX
 from .placement import (
     check_targets,
+    check_trained_whole,
     classifier_dense,
     default_targets,
     head_modules,
@@ -44,6 +45,7 @@ class TTAdapterModel(BaseTuner):
             peft_config.target_modules = default_targets(model)
         elif peft_config.target_modules != "all-linear":
             check_targets(model, peft_config.target_modules)
+        check_trained_whole(model, _named_by_user(peft_config))
         self._dense = classifier_dense(model) if peft_config.tt_classifier else None
         heads = [name for name in head_modules(model) if name != self._dense]
         norms = norm_modules(model) if peft_config.train_layernorms else []
@@ -116,9 +118,10 @@ def _rename_task_heads(peft_config: TTAdapterConfig, heads: list[str]) -> None:
     PEFT's task classes read the list again afterwards and need it non-empty. Names that start at
     the PeftModel match exactly, there and nowhere else, and find the modules already wrapped.
     """
-    kept = [
-        name
-        for name in peft_config.modules_to_save or []
-        if name not in _TASK_HEADS and not name.startswith(_IN_PEFT_MODEL)
-    ]
-    peft_config.modules_to_save = kept + [_IN_PEFT_MODEL + name for name in heads]
+    exact = [_IN_PEFT_MODEL + name for name in heads]
+    peft_config.modules_to_save = _named_by_user(peft_config) + exact
+
+
+def _named_by_user(peft_config: TTAdapterConfig) -> list[str]:
+    names = peft_config.modules_to_save or []
+    return [n for n in names if n not in _TASK_HEADS and not n.startswith(_IN_PEFT_MODEL)]
