@@ -11,7 +11,8 @@ from pathlib import Path
 
 _NOISE = re.compile(
     r"^(Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>"
-    r"|Expected a path but .* either not accessible)"
+    r"|Expected a path but .* either not accessible|Not a valid subclass|Subclass types expect"
+    r"|a class path \(str\)|a dict )"
 )
 _KEY = re.compile(r"^Parser key \"([^\"]+)\":\s*(.*)$")
 _CLASS = re.compile(r"^Problem with given class_path '([^']+)':\s*(.*)$")

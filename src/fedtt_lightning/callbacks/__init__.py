@@ -5,6 +5,7 @@ from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
 from fedtt_lightning.callbacks.prediction_file import PredictionFile
+from fedtt_lightning.callbacks.round_report import RoundReport
 
 __all__ = [
     "Communication",
@@ -12,4 +13,5 @@ __all__ = [
     "FederatedCheckpoint",
     "FederatedRounds",
     "PredictionFile",
+    "RoundReport",
 ]

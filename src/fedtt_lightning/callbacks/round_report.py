@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from fedtt_lightning.account.reference import lora_reference
 from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import RotatingFactor
 
+_ADAPTER = re.compile(r"\.tt_adapter\.|\.lora_")
+
 
 class RoundReport(Callback):
     """Prints each round's metrics and bytes, and at the end the method beside LoRA r=8.
 
-    Needs the Communication callback. The row of LoRA r=8 on the same backbone holds its bytes
-    only; it is left out where the backbone has no query and value projections that PEFT knows.
+    Needs the Communication callback. The row of LoRA r=8 on query and value of the same backbone
+    holds its parameters and bytes, with the head that trains here; it is left out where PEFT knows
+    no such projections. The table's numbers are written to `summary.json` in `default_root_dir`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,32 +57,54 @@ class RoundReport(Callback):
         if not trainer.is_global_zero or not comm.uploads:
             return
         loop = find_federation(trainer).loop
-        rounds = trainer.current_epoch
-        table = Table(title=f"{rounds} rounds, {comm.uploads} client visits")
-        for column in ("method", "trainable", "up / client / round", "total up", "total down"):
-            table.add_column(column, justify="left" if column == "method" else "right")
-        scores = list(_validation(trainer.callback_metrics))
-        for _, label in scores:
-            table.add_column(label, justify="right")
+        summary = {
+            "method": method_name(pl_module, loop.schedule),
+            "rounds": loop.round + (not loop.is_open),
+            "uploads": comm.uploads,
+            "trainable_parameters": loop.schema.numel,
+            "upload_bytes_per_client": comm.uploaded_total / comm.uploads,
+            "upload_bytes_total": comm.uploaded_total,
+            "download_bytes_total": comm.downloaded_total,
+            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        }
+        head = sum(spec.numel for spec in loop.schema.specs if not _ADAPTER.search(spec.name))
+        if (lora := lora_reference(pl_module, head)) is not None:
+            summary["lora_r8_trainable_parameters"], summary["lora_r8_upload_bytes"] = lora
+        Console().print(_table(summary))
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            _write(Path(trainer.default_root_dir) / "summary.json", summary)
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    scores = {k: f"{v:.3f}" for k, v in summary["metrics"].items() if k.startswith("val_")}
+    uploads = summary["uploads"]
+    table = Table(title=f"{summary['rounds']} rounds, {uploads} client visits")
+    table.add_column("method")
+    for column in ("trainable", "up a visit", "total up", "total down", *scores):
+        table.add_column(column, justify="right")
+    table.add_row(
+        summary["method"],
+        f"{summary['trainable_parameters']:,}",
+        human_bytes(summary["upload_bytes_per_client"]),
+        human_bytes(summary["upload_bytes_total"]),
+        human_bytes(summary["download_bytes_total"]),
+        *scores.values(),
+    )
+    if (size := summary.get("lora_r8_upload_bytes")) is not None:
         table.add_row(
-            method_name(pl_module, loop.schedule),
-            f"{loop.schema.numel:,}",
-            human_bytes(comm.uploaded_total / comm.uploads),
-            human_bytes(comm.uploaded_total),
-            human_bytes(comm.downloaded_total),
-            *(f"{float(trainer.callback_metrics[name]):.3f}" for name, _ in scores),
+            "LoRA r=8, same head (bytes only)",
+            f"{summary['lora_r8_trainable_parameters']:,}",
+            *(human_bytes(count) for count in (size, size * uploads, size * uploads)),
+            *("" for _ in scores),
         )
-        if (lora := _lora(pl_module)) is not None:
-            parameters, size = lora
-            table.add_row(
-                "LoRA r=8 (bytes only)",
-                f"{parameters:,}",
-                human_bytes(size),
-                human_bytes(size * comm.uploads),
-                human_bytes(size * comm.uploads),
-                *("" for _ in scores),
-            )
-        Console().print(table)
+    return table
+
+
+def _write(path: Path, summary: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def method_name(module: LightningModule, schedule: object) -> str:
@@ -83,7 +112,8 @@ def method_name(module: LightningModule, schedule: object) -> str:
     for part in module.modules():
         configs = getattr(part, "peft_config", None)
         if isinstance(configs, dict) and configs:
-            name = str(getattr(next(iter(configs.values())).peft_type, "value", "PEFT"))
+            peft_type = next(iter(configs.values())).peft_type
+            name = str(getattr(peft_type, "value", peft_type))
             if name == "TT_ADAPTER":
                 return "FedTT+" if isinstance(schedule, RotatingFactor) else "FedTT"
             return name

@@ -1,0 +1,193 @@
+"""FedTT, FedTT+ and LoRA on SST-2: 10 clients, i.i.d. and severe label split, 3 seeds.
+
+    python benchmarks/sst2_methods.py run   --data FOLDER/glue --backbone FOLDER/bert
+    python benchmarks/sst2_methods.py table
+
+`run` trains every cell that is not finished, several at a time, each in a folder of its own:
+first the learning rates, judged on rows held out of the training set, then the best one of each
+method and split with three seeds on the dev set. `table` prints accuracy (mean ± standard
+deviation over seeds, after the last round) and bytes as Markdown. `inits` compares the starts of
+the adapters in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CONFIG = "configs/glue/sst2_fedtt.yaml"
+LEARNING_RATES = ("2e-3", "5e-3", "1e-2")
+SEEDS = (0, 1, 2)
+SPLITS = {
+    "i.i.d.": ["--data.partition", "fedtt_lightning.data.IID"],
+    "severe": [
+        "--data.partition", "fedtt_lightning.data.LabelShares", "--data.partition.level", "severe",
+    ],
+}  # fmt: skip
+PLUS = ["--config", "callbacks/fedtt_plus.yaml"]
+METHODS = {
+    "FedTT r=5": ["--model.peft.tt_classifier", "true"],
+    "FedTT+ r=5": [*PLUS, "--model.peft.tt_classifier", "true"],
+    "FedTT r=5, dense head": ["--model.peft.tt_classifier", "false"],
+    "LoRA r=8": [
+        "--model.peft", "peft.LoraConfig", "--model.peft.r", "8",
+        "--model.peft.target_modules", "[query, value]",
+    ],
+}  # fmt: skip
+INITS = {
+    f"{method}, {init}": [*METHODS[method], "--model.peft.init", init]
+    for method in ("FedTT r=5", "FedTT+ r=5")
+    for init in ("orthonormal", "gaussian", "loretta")
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: its folder's name and the options that make it what it is."""
+
+    name: str
+    options: tuple[str, ...] = field(repr=False)
+
+    def finished(self, out: Path) -> dict[str, object] | None:
+        """Return the run's summary if it finished with these very options."""
+        done = out / self.name / "done.json"
+        if not done.is_file():
+            return None
+        record = json.loads(done.read_text())
+        return record["summary"] if record["options"] == list(self.options) else None
+
+    def run(self, out: Path) -> str:
+        folder = out / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        command = [sys.executable, "-m", "fedtt_lightning", "fit", "--config", CONFIG]
+        fixed = [
+            "--trainer.default_root_dir", str(folder), "--trainer.enable_progress_bar", "false",
+            "--trainer.enable_model_summary", "false", "--trainer.accelerator", "cpu",
+        ]  # fmt: skip
+        with (folder / "log.txt").open("w") as log:
+            code = subprocess.run(
+                [*command, *self.options, *fixed],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                check=False,
+            ).returncode
+        if code:
+            return f"FAILED ({code}): {self.name}, see {folder / 'log.txt'}"
+        summary = json.loads((folder / "summary.json").read_text())
+        record = {"options": list(self.options), "summary": summary}
+        partial = folder / ".done.json.partial"
+        partial.write_text(json.dumps(record, indent=1))
+        partial.replace(folder / "done.json")
+        accuracy = summary["metrics"]["val_acc"]
+        return f"{self.name}: {accuracy:.3f} in {time.monotonic() - start:.0f} s"
+
+
+def run_all(cells: Iterable[Cell], out: Path, jobs: int) -> None:
+    todo = [cell for cell in cells if cell.finished(out) is None]
+    with ThreadPoolExecutor(jobs) as pool:
+        for number, line in enumerate(pool.map(lambda cell: cell.run(out), todo), 1):
+            print(f"[{number}/{len(todo)}] {line}", flush=True)
+
+
+def cell(args: argparse.Namespace, method: str, options: list[str], split: str, lr: str,
+         seed: int, holdout: int) -> Cell:  # fmt: skip
+    kind = "tune" if holdout else "final"
+    name = f"{kind}/{method}/{split}/lr={lr}/seed={seed}".replace(" ", "_").replace(",", "")
+    common = [
+        "--data.data_dir", args.data, "--model.backbone", args.backbone,
+        "--data.max_length", "64", "--data.train_limit", str(args.examples),
+        "--data.holdout", str(holdout), "--trainer.max_epochs", str(args.rounds),
+        "--trainer.check_val_every_n_epoch", str(args.rounds),
+        "--model.lr", lr, "--seed_everything", str(seed),
+    ]  # fmt: skip
+    return Cell(name, (*options, *SPLITS[split], *common))
+
+
+def tuned(
+    args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]
+) -> list[Cell]:
+    return [
+        cell(args, method, options, split, lr, 0, args.holdout)
+        for split in splits
+        for method, options in methods.items()
+        for lr in LEARNING_RATES
+    ]
+
+
+def best_lr(args: argparse.Namespace, method: str, options: list[str], split: str) -> str:
+    def accuracy(lr: str) -> float:
+        summary = cell(args, method, options, split, lr, 0, args.holdout).finished(args.out)
+        return -1.0 if summary is None else summary["metrics"]["val_acc"]  # type: ignore[index]
+
+    return max(LEARNING_RATES, key=accuracy)
+
+
+def finals(
+    args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]
+) -> list[Cell]:
+    return [
+        cell(args, method, options, split, best_lr(args, method, options, split), seed, 0)
+        for split in splits
+        for method, options in methods.items()
+        for seed in SEEDS
+    ]
+
+
+def table(args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]) -> None:
+    print(f"{args.rounds} rounds, {args.examples} training examples over 10 clients\n")
+    print("| split | method | lr | accuracy | trained | up a visit | total up |")
+    print("|---|---|---|---|---|---|---|")
+    for split in splits:
+        for method, options in methods.items():
+            lr = best_lr(args, method, options, split)
+            cells = [cell(args, method, options, split, lr, seed, 0) for seed in SEEDS]
+            done = [summary for c in cells if (summary := c.finished(args.out)) is not None]
+            if not done:
+                continue
+            scores = [summary["metrics"]["val_acc"] for summary in done]  # type: ignore[index]
+            spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+            one = done[0]
+            kib, total = one["upload_bytes_per_client"] / 1024, one["upload_bytes_total"] / 1024  # type: ignore[operator]
+            print(
+                f"| {split} | {method} | {lr} | {statistics.mean(scores):.3f}{spread} "
+                f"({len(scores)} seeds) | {one['trainable_parameters']:,} "
+                f"| {kib:.1f} KiB | {total / 1024:.2f} MiB |"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("command", choices=["run", "table", "inits", "inits-table"])
+    parser.add_argument("--data", default="", help="folder of the official GLUE files")
+    parser.add_argument("--backbone", default="", help="folder of the pretrained encoder")
+    parser.add_argument("--out", type=Path, default=Path("runs/sst2_methods"))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--examples", type=int, default=3000, help="training examples in all")
+    parser.add_argument("--holdout", type=int, default=1000, help="rows held out to tune on")
+    args = parser.parse_args()
+    compares_inits = args.command.startswith("inits")
+    methods, splits = (INITS, ["i.i.d."]) if compares_inits else (METHODS, list(SPLITS))
+    if not args.command.endswith("table"):
+        if not args.data or not args.backbone:
+            parser.error("run and inits need --data and --backbone")
+        run_all(tuned(args, methods, splits), args.out, args.jobs)
+        run_all(finals(args, methods, splits), args.out, args.jobs)
+    table(args, methods, splits)
+
+
+if __name__ == "__main__":
+    main()
