@@ -65,18 +65,19 @@ class Cell:
         record = json.loads(done.read_text())
         return record["summary"] if record["options"] == list(self.options) else None
 
-    def run(self, out: Path) -> str:
-        folder = out / self.name
+    def run(self, args: argparse.Namespace) -> str:
+        folder = args.out / self.name
         folder.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         command = [sys.executable, "-m", "fedtt_lightning", "fit", "--config", CONFIG]
+        paths = ["--data.data_dir", args.data, "--model.backbone", args.backbone]
         fixed = [
             "--trainer.default_root_dir", str(folder), "--trainer.enable_progress_bar", "false",
             "--trainer.enable_model_summary", "false", "--trainer.accelerator", "cpu",
         ]  # fmt: skip
         with (folder / "log.txt").open("w") as log:
             code = subprocess.run(
-                [*command, *self.options, *fixed],
+                [*command, *self.options, *paths, *fixed],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -93,10 +94,10 @@ class Cell:
         return f"{self.name}: {accuracy:.3f} in {time.monotonic() - start:.0f} s"
 
 
-def run_all(cells: Iterable[Cell], out: Path, jobs: int) -> None:
-    todo = [cell for cell in cells if cell.finished(out) is None]
-    with ThreadPoolExecutor(jobs) as pool:
-        for number, line in enumerate(pool.map(lambda cell: cell.run(out), todo), 1):
+def run_all(cells: Iterable[Cell], args: argparse.Namespace) -> None:
+    todo = [cell for cell in cells if cell.finished(args.out) is None]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for number, line in enumerate(pool.map(lambda cell: cell.run(args), todo), 1):
             print(f"[{number}/{len(todo)}] {line}", flush=True)
 
 
@@ -105,7 +106,6 @@ def cell(args: argparse.Namespace, method: str, options: list[str], split: str, 
     kind = "tune" if holdout else "final"
     name = f"{kind}/{method}/{split}/lr={lr}/seed={seed}".replace(" ", "_").replace(",", "")
     common = [
-        "--data.data_dir", args.data, "--model.backbone", args.backbone,
         "--data.max_length", "64", "--data.train_limit", str(args.examples),
         "--data.holdout", str(holdout), "--trainer.max_epochs", str(args.rounds),
         "--trainer.check_val_every_n_epoch", str(args.rounds),
@@ -184,8 +184,8 @@ def main() -> None:
     if not args.command.endswith("table"):
         if not args.data or not args.backbone:
             parser.error("run and inits need --data and --backbone")
-        run_all(tuned(args, methods, splits), args.out, args.jobs)
-        run_all(finals(args, methods, splits), args.out, args.jobs)
+        run_all(tuned(args, methods, splits), args)
+        run_all(finals(args, methods, splits), args)
     table(args, methods, splits)
 
 
