@@ -72,7 +72,7 @@ def find_task_folder(data_dir: str | Path, task: str) -> Path:
     if not root.is_dir():
         raise ConfigError(f"data.data_dir {root} is not a folder")
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
-        if folder.resolve().name.lower().replace("-", "").replace("_", "") == task:
+        if folder.absolute().name.lower().replace("-", "").replace("_", "") == task:
             return folder
     # A folder of any name that holds the files themselves is taken at its word.
     if (root / "train.tsv").is_file() or list(root.glob("dev*.tsv")):
