@@ -6,8 +6,8 @@
 `run` trains every cell that is not finished, several at a time, each in a folder of its own:
 first the learning rates, judged on rows held out of the training set, then the best one of each
 method and split with three seeds on the dev set. `table` prints accuracy (mean ± standard
-deviation over seeds, after the last round) and bytes as Markdown. `inits` compares the starts of
-the adapters in the same way.
+deviation over seeds, after the last round) and bytes as Markdown. `inits` compares the adapters'
+starts on the held-out rows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 CONFIG = "configs/glue/sst2_fedtt.yaml"
 LEARNING_RATES = ("2e-3", "5e-3", "1e-2")
@@ -37,7 +38,6 @@ PLUS = ["--config", "callbacks/fedtt_plus.yaml"]
 METHODS = {
     "FedTT r=5": ["--model.peft.tt_classifier", "true"],
     "FedTT+ r=5": [*PLUS, "--model.peft.tt_classifier", "true"],
-    "FedTT r=5, dense head": ["--model.peft.tt_classifier", "false"],
     "LoRA r=8": [
         "--model.peft", "peft.LoraConfig", "--model.peft.r", "8",
         "--model.peft.target_modules", "[query, value]",
@@ -57,7 +57,7 @@ class Cell:
     name: str
     options: tuple[str, ...] = field(repr=False)
 
-    def finished(self, out: Path) -> dict[str, object] | None:
+    def finished(self, out: Path) -> dict[str, Any] | None:
         """Return the run's summary if it finished with these very options."""
         done = out / self.name / "done.json"
         if not done.is_file():
@@ -128,7 +128,7 @@ def tuned(
 def best_lr(args: argparse.Namespace, method: str, options: list[str], split: str) -> str:
     def accuracy(lr: str) -> float:
         summary = cell(args, method, options, split, lr, 0, args.holdout).finished(args.out)
-        return -1.0 if summary is None else summary["metrics"]["val_acc"]  # type: ignore[index]
+        return -1.0 if summary is None else summary["metrics"]["val_acc"]
 
     return max(LEARNING_RATES, key=accuracy)
 
@@ -155,15 +155,28 @@ def table(args: argparse.Namespace, methods: dict[str, list[str]], splits: Itera
             done = [summary for c in cells if (summary := c.finished(args.out)) is not None]
             if not done:
                 continue
-            scores = [summary["metrics"]["val_acc"] for summary in done]  # type: ignore[index]
+            scores = [summary["metrics"]["val_acc"] for summary in done]
             spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
             one = done[0]
-            kib, total = one["upload_bytes_per_client"] / 1024, one["upload_bytes_total"] / 1024  # type: ignore[operator]
+            kib, total = one["upload_bytes_per_client"] / 1024, one["upload_bytes_total"] / 1024
             print(
                 f"| {split} | {method} | {lr} | {statistics.mean(scores):.3f}{spread} "
                 f"({len(scores)} seeds) | {one['trainable_parameters']:,} "
                 f"| {kib:.1f} KiB | {total / 1024:.2f} MiB |"
             )
+
+
+def inits_table(args: argparse.Namespace) -> None:
+    print(f"{args.rounds} rounds, i.i.d., one seed, accuracy on {args.holdout} held-out rows\n")
+    print(f"| method, start | {' | '.join(f'lr {lr}' for lr in LEARNING_RATES)} |")
+    print("|---|" + "---|" * len(LEARNING_RATES))
+    for method, options in INITS.items():
+        cells = [
+            cell(args, method, options, "i.i.d.", lr, 0, args.holdout) for lr in LEARNING_RATES
+        ]
+        done = [c.finished(args.out) for c in cells]
+        scores = ["" if s is None else f"{s['metrics']['val_acc']:.3f}" for s in done]
+        print(f"| {method} | {' | '.join(scores)} |")
 
 
 def main() -> None:
@@ -179,14 +192,17 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=3000, help="training examples in all")
     parser.add_argument("--holdout", type=int, default=1000, help="rows held out to tune on")
     args = parser.parse_args()
-    compares_inits = args.command.startswith("inits")
-    methods, splits = (INITS, ["i.i.d."]) if compares_inits else (METHODS, list(SPLITS))
-    if not args.command.endswith("table"):
-        if not args.data or not args.backbone:
-            parser.error("run and inits need --data and --backbone")
-        run_all(tuned(args, methods, splits), args)
-        run_all(finals(args, methods, splits), args)
-    table(args, methods, splits)
+    if not args.command.endswith("table") and not (args.data and args.backbone):
+        parser.error("run and inits need --data and --backbone")
+    if args.command.startswith("inits"):
+        if args.command == "inits":
+            run_all(tuned(args, INITS, ["i.i.d."]), args)
+        inits_table(args)
+        return
+    if args.command == "run":
+        run_all(tuned(args, METHODS, SPLITS), args)
+        run_all(finals(args, METHODS, SPLITS), args)
+    table(args, METHODS, SPLITS)
 
 
 if __name__ == "__main__":
