@@ -1,13 +1,18 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from fedtt_lightning.data import ByColumn, GlueData
+from fedtt_lightning.data import glue as glue_module
 from fedtt_lightning.data.builtin_backbone import make_tokenizer
 from fedtt_lightning.data.builtin_text import generate_reviews
+from fedtt_lightning.data.glue import name_texts
 from fedtt_lightning.errors import ConfigError
 
 SHARED = os.environ.get("FEDTT_SHARED")
@@ -85,10 +90,10 @@ def test_holdout_and_limit_do_not_follow_the_experiment(folder):
     assert not set(places[0]) & set(places[1])
     more = glue(folder, holdout=20, train_limit=40)
     more.setup("fit")
-    assert more._splits["holdout"]["input_ids"][:] == held["input_ids"][:]
+    assert more._splits["holdout"]["input_ids"] == held["input_ids"]
     other = glue(folder, holdout=20, split_seed=1)
     other.setup("fit")
-    assert other._splits["holdout"]["input_ids"][:] != held["input_ids"][:]
+    assert other._splits["holdout"]["input_ids"] != held["input_ids"]
 
 
 def test_validate_and_test_read_no_training_file(folder, tmp_path):
@@ -135,6 +140,34 @@ def test_a_tokenizer_that_is_no_folder_and_not_cached_is_refused(folder, tmp_pat
     empty.mkdir()
     with pytest.raises(ConfigError, match=r"data\.tokenizer .* could not be loaded"):
         GlueData("sst2", str(empty), str(folder)).setup("fit")
+
+
+@pytest.mark.parametrize(
+    "texts", [["sentence"], ["question", "sentence"], ["premise", "hypothesis"]]
+)
+def test_columns_of_the_hub_are_renamed(texts):
+    rows = Dataset.from_dict({**{name: [f"a {name}"] for name in texts}, "label": [1], "idx": [0]})
+    named = name_texts(rows)
+    assert named.column_names == [*("text", "text_pair")[: len(texts)], "label"]
+    assert named["text"][0] == f"a {texts[0]}"
+
+
+@pytest.mark.processes
+def test_without_a_network_the_hub_path_says_what_to_do(folder):
+    code = (
+        "import sys; from fedtt_lightning.data import GlueData; "
+        "GlueData('rte', sys.argv[1]).setup('fit')"
+    )
+    source = str(Path(glue_module.__file__).parents[2])
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder), "PYTHONPATH": source}
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "tokenizer")],
+        env={**os.environ, **offline},
+        capture_output=True,
+        text=True,
+    )
+    assert "ConfigError: nyu-mll/glue (rte) could not be loaded from the hub" in run.stderr
+    assert "point data.data_dir at a folder" in run.stderr
 
 
 @needs_real

@@ -29,7 +29,7 @@ class PadBatch:
                 batch_first=True,
                 padding_value=fill,
                 padding_side=self.side,
-            )
+            ).long()
             for name, fill in self.padding.items()
         }
         batch["labels"] = torch.tensor([example["label"] for example in examples])

@@ -18,6 +18,7 @@ from fedtt_lightning.data.glue_files import (
     task_name,
 )
 from fedtt_lightning.data.partition import Partitioner
+from fedtt_lightning.data.token_rows import TokenRows
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation.seeds import generator_for
 
@@ -89,7 +90,7 @@ class GlueData(ClientDataModule):
         self.split_seed = split_seed
         self.mismatched = mismatched
         self._encoder: Any = None
-        self._splits: dict[str, Any] = {}
+        self._splits: dict[str, TokenRows] = {}
         self._val_loader: DataLoader[Any] | None = None
 
     def setup(self, stage: str) -> None:
@@ -134,7 +135,7 @@ class GlueData(ClientDataModule):
             self._splits["holdout"] = self._tokenize(rows.select(np.sort(order[: self.holdout])))
         self._splits["train"] = self._tokenize(rows.select(np.sort(rest)))
 
-    def _dataset(self, split: str) -> Any:
+    def _dataset(self, split: str) -> TokenRows:
         if split not in self._splits:
             self._splits[split] = self._tokenize(self._read(split))
         return self._splits[split]
@@ -150,7 +151,7 @@ class GlueData(ClientDataModule):
             raise ConfigError(f"{folder}: the {split} file of {self.task} has no rows")
         return rows
 
-    def _tokenize(self, rows: Any) -> Any:
+    def _tokenize(self, rows: Any) -> TokenRows:
         def encode(batch: Columns) -> Any:
             return self._encoder(
                 batch["text"],
@@ -161,7 +162,10 @@ class GlueData(ClientDataModule):
             )
 
         texts = [name for name in ("text", "text_pair") if name in rows.column_names]
-        return rows.map(encode, batched=True, remove_columns=texts, desc=f"Tokenizing {self.task}")
+        encoded = rows.map(
+            encode, batched=True, remove_columns=texts, desc=f"Tokenizing {self.task}"
+        )
+        return TokenRows(encoded)
 
     def _collate(self) -> PadBatch:
         padding = {"input_ids": self._encoder.pad_token_id, "attention_mask": 0}
@@ -171,7 +175,7 @@ class GlueData(ClientDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader[Any]:
         return DataLoader(
-            self._dataset(split),
+            self._dataset(split),  # type: ignore[arg-type]  # anything with length and index will do
             batch_size=self.eval_batch_size,
             collate_fn=self._collate(),
             num_workers=self.num_workers,
@@ -212,6 +216,11 @@ def load_from_hub(task: str, split: str, mismatched: bool) -> Any:
             f"{HUB_NAME} ({task}) could not be loaded from the hub ({reason}); point "
             f"data.data_dir at a folder with the official files ({TASKS[task].folder}/train.tsv)"
         ) from error
-    texts = [column for column in rows.column_names if column not in ("label", "idx")]
+    return name_texts(rows)
+
+
+def name_texts(rows: Any) -> Any:
+    """Return a hub dataset with its one or two text columns called text and text_pair."""
     rows = rows.remove_columns("idx")
+    texts = [column for column in rows.column_names if column != "label"]
     return rows.rename_columns(dict(zip(texts, ("text", "text_pair"), strict=False)))

@@ -142,7 +142,7 @@ def _to_columns(spec: GlueTask, rows: list[_Row]) -> Columns:
     if spec is TASKS["mnli"]:
         columns["genre"] = [row.cells.get("genre", "") for row in rows]
     label = _score if not spec.labels else _class_of
-    columns["label"] = [label(spec, row) for row in rows]  # type: ignore[assignment]
+    columns["label"] = [label(spec, row) for row in rows]
     return columns
 
 

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from fedtt_lightning.data.labels import read_column, read_labels
+from fedtt_lightning.data.token_rows import TokenRows
+
+COLUMNS = {
+    "input_ids": [[5, 6, 7], [], [8], [9, 9]],
+    "label": [0, 1, 1, 0],
+    "topic": ["film", "food", "film", "music"],
+}
+
+
+@pytest.mark.parametrize("cut", ["whole", "selected", "sliced"])
+def test_rows_and_columns_are_those_of_the_dataset(cut):
+    dataset = Dataset.from_dict(COLUMNS)
+    if cut == "selected":
+        dataset = dataset.select([3, 0, 2])
+    elif cut == "sliced":
+        dataset = dataset.select(range(1, 4))
+    rows = TokenRows(dataset)
+    assert len(rows) == len(dataset)
+    for index in [*range(len(dataset)), -1]:
+        row = {**rows[index], "input_ids": rows[index]["input_ids"].tolist()}
+        assert row == dataset[index]
+    assert all(rows[name] == list(dataset[name]) for name in COLUMNS)
+    with pytest.raises(IndexError):
+        rows[len(dataset)]
+
+
+def test_partitioners_find_labels_and_columns():
+    rows = TokenRows(Dataset.from_dict(COLUMNS))
+    assert read_labels(rows).tolist() == COLUMNS["label"]
+    assert np.array_equal(read_column(rows, "topic"), COLUMNS["topic"])
