@@ -37,3 +37,12 @@ def bert_dir(shared: Path) -> Path:
 def llama_dir(shared: Path) -> Path:
     """A real pretrained LLaMA of 5 layers × 64, with its tokenizer."""
     return shared / "weights" / "stories260k-llama"
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a very small encoder of the built-in kind, hardly trained."""
+    from fedtt_lightning.data.builtin_backbone import Recipe, ensure_backbone
+
+    recipe = Recipe(corpus=300, steps=3, hidden_size=32)
+    return str(ensure_backbone(tmp_path_factory.mktemp("cache"), recipe))

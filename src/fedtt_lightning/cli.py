@@ -77,7 +77,12 @@ class FederatedCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            if isinstance(error, FedTTError) or "Does not validate" not in str(error):
+            cause: BaseException | None = error
+            while cause is not None:  # jsonargparse wraps what a constructor raises
+                if isinstance(cause, FedTTError):
+                    raise cause from None
+                cause = cause.__cause__ or cause.__context__
+            if "Does not validate" not in str(error):
                 raise
             raise ConfigError(one_line(str(error))) from None
 

@@ -17,7 +17,9 @@ _NOISE = re.compile(
 _KEY = re.compile(r"^Parser key \"([^\"]+)\":\s*(.*)$")
 _CLASS = re.compile(r"^Problem with given class_path '([^']+)':\s*(.*)$")
 _OPTION = re.compile(r"Option '([^']+)' is not accepted")
-_UNKNOWN = re.compile(r"[Kk]ey '([^']+)' is not expected|[Uu]nrecognized arguments: --([^\s=]+)")
+_UNKNOWN = re.compile(
+    r"(?:[Kk]ey '|does not accept option ')([^']+)'|[Uu]nrecognized arguments: --([^\s=]+)"
+)
 
 
 def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()) -> str:

@@ -24,8 +24,9 @@ class RoundReport(Callback):
     """Prints each round's metrics and bytes, and at the end the method beside LoRA r=8.
 
     Needs the Communication callback. The row of LoRA r=8 on query and value of the same backbone
-    holds its parameters and bytes, with the head that trains here; it is left out where PEFT knows
-    no such projections. The table's numbers are written to `summary.json` in `default_root_dir`.
+    holds its parameters and bytes for the same visits, with a dense head as the backbone defines it
+    (or, for a module of your own, with what else trains in it); it is left out where PEFT knows no
+    such projections. The table's numbers are written to `summary.json` in `default_root_dir`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,7 +68,8 @@ class RoundReport(Callback):
             "download_bytes_total": comm.downloaded_total,
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         }
-        head = sum(spec.numel for spec in loop.schema.specs if not _ADAPTER.search(spec.name))
+        besides = [spec for spec in loop.schema.specs if not _ADAPTER.search(spec.name)]
+        head = getattr(pl_module, "fresh_parameters", sum(spec.numel for spec in besides))
         if (lora := lora_reference(pl_module, head)) is not None:
             summary["lora_r8_trainable_parameters"], summary["lora_r8_upload_bytes"] = lora
         Console().print(_table(summary))
@@ -78,7 +80,11 @@ class RoundReport(Callback):
 def _table(summary: dict[str, Any]) -> Table:
     scores = {k: f"{v:.3f}" for k, v in summary["metrics"].items() if k.startswith("val_")}
     uploads = summary["uploads"]
-    table = Table(title=f"{summary['rounds']} rounds, {uploads} client visits")
+    caption = "* not trained: its bytes on q and v, with a dense head, for the same visits"
+    table = Table(
+        title=f"{summary['rounds']} rounds, {uploads} client visits",
+        caption=caption if "lora_r8_upload_bytes" in summary else None,
+    )
     table.add_column("method")
     for column in ("trainable", "up a visit", "total up", "total down", *scores):
         table.add_column(column, justify="right")
@@ -92,7 +98,7 @@ def _table(summary: dict[str, Any]) -> Table:
     )
     if (size := summary.get("lora_r8_upload_bytes")) is not None:
         table.add_row(
-            "LoRA r=8, same head (bytes only)",
+            "LoRA r=8 *",
             f"{summary['lora_r8_trainable_parameters']:,}",
             *(human_bytes(count) for count in (size, size * uploads, size * uploads)),
             *("" for _ in scores),

@@ -58,6 +58,7 @@ class RoundLoader:
             collate_fn=options.collate_fn,
             num_workers=options.num_workers,
             pin_memory=options.pin_memory,
+            worker_init_fn=options.worker_init_fn,
         )
 
     def __len__(self) -> int:

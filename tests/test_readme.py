@@ -1,0 +1,87 @@
+"""The README's example runs as it is printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MY_PROJECT = '''
+"""A project that has never heard of federation."""
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import BertConfig, BertModel
+
+
+class MyModule(LightningModule):
+    def __init__(self):
+        super().__init__()
+        size = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=2)
+        self.encoder = BertModel(BertConfig(vocab_size=50, num_attention_heads=2, **size))
+        self.head = torch.nn.Linear(64, 2)
+
+    def training_step(self, batch, batch_idx):
+        tokens, labels = batch
+        hidden = self.encoder(input_ids=tokens).last_hidden_state[:, 0]
+        return torch.nn.functional.cross_entropy(self.head(hidden), labels)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=3e-3)
+
+
+class MyData(LightningDataModule):
+    def setup(self, stage):
+        tokens = torch.randint(1, 50, (80, 8), generator=torch.Generator().manual_seed(0))
+        self.data = TensorDataset(tokens, (tokens[:, 1] > 25).long())
+
+    def train_dataloader(self):
+        return DataLoader(self.data, batch_size=8, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.data, batch_size=40)
+'''
+
+
+@pytest.mark.processes
+def test_first_example_runs_as_printed(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert example is not None
+    assert len(example[1].splitlines()) <= 16
+    (tmp_path / "my_project.py").write_text(MY_PROJECT)
+    check = (
+        "\nassert trainer.current_epoch == 20\n"
+        "trained = [n for n, p in model.named_parameters() if p.requires_grad]\n"
+        "assert trained and all('tt_adapter' in n or n.startswith('head') for n in trained)\n"
+        "assert float(trainer.callback_metrics['val_loss']) < 0.68\n"
+    )
+    (tmp_path / "example.py").write_text(example[1] + check)
+    result = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{ROOT / 'src'}:{tmp_path}", "PATH": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "client  examples" in result.stdout
+
+
+def test_commands_exist() -> None:
+    """Every `make` target, config and preset the README names is there."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"make ([a-z]+)\b", readme)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    paths = set(re.findall(r"(?:configs|callbacks|benchmarks)/[\w/]+\.(?:yaml|py)", readme))
+    assert paths and all((ROOT / path).is_file() for path in paths), paths
