@@ -143,7 +143,7 @@ def _communication(trainer: Trainer) -> Communication:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Communication):
             return callback
-    raise ConfigError("RoundReport needs the Communication callback in trainer.callbacks before it")
+    raise ConfigError("RoundReport needs the Communication callback: add it to trainer.callbacks")
 
 
 def _printer(trainer: Trainer) -> Any:
