@@ -18,6 +18,11 @@ CASES: dict[str, tuple[list[str], str]] = {
     "unknown argument": (["--model.ranks", "3"], "model.ranks: "),
     "unknown adapter argument": (["--model.peft.ranks", "3"], "did you mean 'rank'"),
     "unknown class": (["--model", "NoSuchModule"], "NoSuchModule"),
+    "class of another kind": (["--model", "torch.nn.Linear"], "torch.nn.Linear is no Lightning"),
+    "callback of the twin namespace": (
+        ["--trainer.callbacks+", "pytorch_lightning.callbacks.Timer"],
+        "pytorch_lightning.callbacks.Timer is no Callback of lightning: it comes from",
+    ),
     "wrong type": (["--model.lr", "fast"], "model.lr: Expected a <class 'float'>"),
     "no such file": (["--config", "absent.yaml"], "absent.yaml"),
     "rank too large": (["--model.peft.rank", "33"], "rank"),

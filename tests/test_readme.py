@@ -84,5 +84,7 @@ def test_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"make ([a-z]+)\b", readme)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    paths = set(re.findall(r"(?<![\w/])(?:configs|callbacks|benchmarks|tests)/[\w/]+\.(?:yaml|py)", readme))
+    paths = set(
+        re.findall(r"(?<![\w/])(?:configs|callbacks|benchmarks|tests)/[\w/]+\.(?:yaml|py)", readme)
+    )
     assert paths and all((ROOT / path).is_file() for path in paths), paths

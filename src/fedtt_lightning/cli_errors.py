@@ -20,6 +20,8 @@ _OPTION = re.compile(r"Option '([^']+)' is not accepted")
 _UNKNOWN = re.compile(
     r"(?:[Kk]ey '|does not accept option ')([^']+)'|[Uu]nrecognized arguments: --([^\s=]+)"
 )
+_GIVEN = re.compile(r"^Given value: (?:NestedArg\(.*val=)?'?([\w.]+)'?\)?$")
+_SUBCLASS = re.compile(r"Import path does not correspond to a subclass of (\w+)")
 
 
 def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()) -> str:
@@ -33,7 +35,7 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
     """
     keys: list[str] = []
     causes: list[str] = []
-    owner = ""
+    owner = given = ""
     for raw in message.splitlines():
         line = raw.strip().removeprefix("- ").strip()
         if match := _KEY.match(line):
@@ -41,6 +43,8 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
             line = match[2]
         elif match := _CLASS.match(line):
             owner, line = match[1], match[2]
+        elif match := _GIVEN.match(line):
+            given = given or match[1]
         if line and not _NOISE.match(line) and line not in causes:
             causes.append(line)
     cause = "; ".join(causes) or "cannot be read"
@@ -54,6 +58,8 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
         cause = f"unknown key {wrong!r}" + _nearest(wrong, options)
     elif keys:
         wrong = keys[-1]
+        if match := _SUBCLASS.search(cause):
+            cause = f"{given or 'the class'} is no {match[1]}{_twin(given)}"
     place = _place(wrong.split(".")[-1], args)
     path = ".".join(keys)
     return f"{place}{path}: {cause}" if path and not cause.startswith(path) else f"{place}{cause}"
@@ -62,6 +68,18 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _twin(class_path: str) -> str:
+    """Explain a class that is right but for the namespace it comes from."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        bases = getattr(import_module(module), name).__mro__
+    except (ImportError, AttributeError, ValueError):
+        return ""
+    if any(base.__module__.split(".")[0] == "pytorch_lightning" for base in bases):
+        return " of lightning: it comes from pytorch_lightning; import from lightning.pytorch"
+    return ""
 
 
 def _arguments(class_path: str) -> list[str]:
@@ -74,7 +92,7 @@ def _arguments(class_path: str) -> list[str]:
 
 def _place(key: str, args: Sequence[str]) -> str:
     """Return `file:line: ` if the key is on one line of the config files, and only there."""
-    given = [arg.split("=")[0] for arg in args if arg.startswith("--")]
+    given = [arg.split("=")[0].rstrip("+") for arg in args if arg.startswith("--")]
     if not key or any(name.removeprefix("--").split(".")[-1] == key for name in given):
         return ""
     pattern = re.compile(rf"^\s*(-\s+)?{re.escape(key)}\+?\s*:")

@@ -106,6 +106,39 @@ def test_more_clients_than_examples() -> None:
         fit(data=data)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_objects_of_pytorch_lightning() -> None:
+    twin = pytest.importorskip("pytorch_lightning")
+    message = r"comes from pytorch_lightning.*import it from lightning.pytorch"
+    with pytest.raises(ConfigError, match=message):
+        fit(callbacks=[twin.callbacks.Timer()], enable_checkpointing=False)
+
+    class TwinData(twin.LightningDataModule):  # type: ignore[name-defined,misc]
+        def train_dataloader(self) -> Any:
+            return ToyData().train_dataloader()
+
+    with pytest.raises(ConfigError, match=r"lightning\.pytorch"):
+        fit(data=FederatedDataModule(TwinData(), clients=2))
+    with pytest.raises(ConfigError, match=message):
+        twin.Trainer(callbacks=[FederatedRounds()], logger=False, enable_checkpointing=False).fit(
+            _twin_module(twin)()
+        )
+
+
+def _twin_module(twin: Any) -> Any:
+    class TwinModule(twin.LightningModule):  # type: ignore[name-defined,misc]
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+        def train_dataloader(self) -> Any:
+            return ToyData().train_dataloader()
+
+        def configure_optimizers(self) -> Any:
+            return None
+
+    return TwinModule
+
+
 def test_modules_that_cannot_be_federated() -> None:
     frozen = ToyModule().requires_grad_(False)
     with pytest.raises(ConfigError, match="no trainable parameter"):
