@@ -11,11 +11,16 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn import Parameter
 
 from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
 from fedtt_lightning.callbacks.checks import check_fit, check_writable
-from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
+from fedtt_lightning.callbacks.hooks import (
+    call_hook,
+    client_data,
+    freezing_schedule,
+    trainable_parameters,
+    with_hook,
+)
 from fedtt_lightning.callbacks.lightning_private import (
     choose_optimizer_steps,
     mark_round_unfinished,
@@ -23,17 +28,14 @@ from fedtt_lightning.callbacks.lightning_private import (
 )
 from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
 from fedtt_lightning.callbacks.round_loss import RoundLoss
-from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.data.round_loader import batches_per_epoch
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import (
     ClientSampler,
     FedAvg,
     FederatedLoop,
-    FreezingSchedule,
     RoundPlan,
     RoundPlanner,
-    TrainAll,
     UniformSampler,
     Visit,
     seed_all,
@@ -101,7 +103,7 @@ class FederatedRounds(Callback):
         if stage != "fit":
             return
         check_fit(trainer, pl_module)
-        data = _client_data(trainer)
+        data = client_data(trainer)
         experiment = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         data.federate(experiment)
         world_size = trainer.world_size
@@ -118,20 +120,22 @@ class FederatedRounds(Callback):
         )
         self._planner.check()
         self.server.check()
-        names = tuple(_trainable(pl_module))
+        names = tuple(trainable_parameters(pl_module))
         if not names:
             raise ConfigError(
                 "the model has no trainable parameter: set model.peft, or leave something unfrozen"
             )
-        self._schedule(trainer).check(names)
+        freezing_schedule(trainer).check(names)
         data.plan = lambda: self._plan(trainer.current_epoch)
         trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_writable(trainer)
         assert self._planner is not None
-        schedule = self._schedule(trainer)
-        self._loop = FederatedLoop(self._planner, _trainable(pl_module), schedule, self.server)
+        schedule = freezing_schedule(trainer)
+        self._loop = FederatedLoop(
+            self._planner, trainable_parameters(pl_module), schedule, self.server
+        )
         self._loss = RoundLoss()
         self._reset = OptimizerReset(trainer)
         if self._saved is not None:
@@ -145,11 +149,11 @@ class FederatedRounds(Callback):
             self._saved = None
         choose_optimizer_steps(trainer, lambda batch: self._steps_after(trainer, batch))
         if trainer.is_global_zero:
-            print(_client_data(trainer).partition_table(), flush=True)
+            print(client_data(trainer).partition_table(), flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.loop.inside_visit:
-            self._call(trainer, "on_client_start", pl_module, self.loop.visit, True)
+            call_hook(trainer, "on_client_start", pl_module, self.loop.visit, True)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -158,7 +162,7 @@ class FederatedRounds(Callback):
         if not loop.is_open:
             plan = loop.open_round(trainer.current_epoch)
             self._loss = RoundLoss()
-            self._call(trainer, "on_round_start", pl_module, plan)
+            call_hook(trainer, "on_round_start", pl_module, plan)
         if loop.position != batch_idx or loop.round != trainer.current_epoch:
             raise FederationError(
                 f"the federation is at batch {loop.position} of round {loop.round}, but the "
@@ -169,7 +173,7 @@ class FederatedRounds(Callback):
             assert self._reset is not None
             loop.open_visit()
             self._reset.apply()
-            self._call(trainer, "on_client_start", pl_module, visit, False)
+            call_hook(trainer, "on_client_start", pl_module, visit, False)
         seed_all(visit.seed_at(step, f"step {trainer.global_rank}"))
 
     def on_train_batch_end(
@@ -195,7 +199,7 @@ class FederatedRounds(Callback):
 
     def _end_visit(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:
         update = self.loop.close_visit()
-        for callback in _with_hook(trainer, "on_client_update"):
+        for callback in with_hook(trainer, "on_client_update"):
             update = callback.on_client_update(trainer, pl_module, visit, update) or update
         if self.loop.accept(visit, update):
             self._loss.end_visit(visit.num_examples)
@@ -205,14 +209,14 @@ class FederatedRounds(Callback):
                 f"client {visit.client} is left out of round {visit.round}: its update holds NaN "
                 "or Inf"
             )
-        self._call(trainer, "on_client_end", pl_module, visit)
+        call_hook(trainer, "on_client_end", pl_module, visit)
 
     def _end_round(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loop = self.loop
         assert loop.plan is not None
         old, rejected = loop.adapter.clone(), len(loop.rejected)
         new = loop.close_round()
-        self._call(trainer, "on_aggregate", pl_module, old, new)
+        call_hook(trainer, "on_aggregate", pl_module, old, new)
         self.log_round(pl_module, "fed/clients", len(loop.plan.visits) - rejected)
         self.log_round(pl_module, "fed/clients_rejected", rejected)
         if (loss := self._loss.mean()) is not None:
@@ -297,16 +301,6 @@ class FederatedRounds(Callback):
         if self._loop is not None:
             self._loop.park()
 
-    def _schedule(self, trainer: Trainer) -> FreezingSchedule:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, FactorFreezing):
-                return callback.schedule
-        return TrainAll()
-
-    def _call(self, trainer: Trainer, hook: str, module: LightningModule, *args: Any) -> None:
-        for callback in _with_hook(trainer, hook):
-            getattr(callback, hook)(trainer, module, *args)
-
 
 def find_federation(trainer: Trainer) -> FederatedRounds:
     """Return the trainer's FederatedRounds callback.
@@ -318,17 +312,3 @@ def find_federation(trainer: Trainer) -> FederatedRounds:
         if isinstance(callback, FederatedRounds):
             return callback
     raise ConfigError("trainer.callbacks has no FederatedRounds, which other callbacks here need")
-
-
-def _trainable(module: LightningModule) -> dict[str, Parameter]:
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
-def _client_data(trainer: Trainer) -> ClientDataModule:
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, ClientDataModule)
-    return data
-
-
-def _with_hook(trainer: Trainer, hook: str) -> list[Any]:
-    return [callback for callback in trainer.callbacks if hasattr(callback, hook)]  # type: ignore[attr-defined]
