@@ -14,21 +14,21 @@ from torch import Tensor
 
 from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
 from fedtt_lightning.callbacks.checks import check_fit, check_writable
-from fedtt_lightning.callbacks.hooks import (
-    call_hook,
-    client_data,
-    freezing_schedule,
-    trainable_parameters,
-    with_hook,
-)
 from fedtt_lightning.callbacks.lightning_private import (
     choose_optimizer_steps,
     mark_round_unfinished,
     restore_optimizer_steps,
 )
 from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
+from fedtt_lightning.callbacks.parts import (
+    call_hook,
+    client_data,
+    freezing_schedule,
+    make_planner,
+    trainable_parameters,
+    with_hook,
+)
 from fedtt_lightning.callbacks.round_loss import RoundLoss
-from fedtt_lightning.data.round_loader import batches_per_epoch
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import (
     ClientSampler,
@@ -105,18 +105,9 @@ class FederatedRounds(Callback):
         check_fit(trainer, pl_module)
         data = client_data(trainer)
         experiment = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-        data.federate(experiment)
-        world_size = trainer.world_size
-        limit = trainer.limit_train_batches
-        self._planner = RoundPlanner(
-            experiment=experiment,
-            sizes=data.clients.sizes,
-            batches_per_epoch=lambda size: batches_per_epoch(size, data.loader, world_size),
-            sampler=self.sampler,
-            local_epochs=self.local_epochs,
-            local_steps=self.local_steps,
-            accumulate=trainer.accumulate_grad_batches,
-            max_batches=limit if isinstance(limit, int) else None,
+        self._loop = None  # of an earlier fit
+        self._planner = make_planner(
+            trainer, data, experiment, self.sampler, self.local_epochs, self.local_steps
         )
         self._planner.check()
         self.server.check()

@@ -1,4 +1,4 @@
-"""What the callbacks ask of a Trainer and a module."""
+"""What the callbacks ask of a Trainer, its module and its data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch.nn import Parameter
 
 from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.data.client_data import ClientDataModule
-from fedtt_lightning.federation import FreezingSchedule, TrainAll
+from fedtt_lightning.data.round_loader import batches_per_epoch
+from fedtt_lightning.federation import ClientSampler, FreezingSchedule, RoundPlanner, TrainAll
 
 
 def with_hook(trainer: Trainer, hook: str) -> list[Any]:
@@ -41,3 +42,27 @@ def client_data(trainer: Trainer) -> ClientDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, ClientDataModule)
     return data
+
+
+def make_planner(
+    trainer: Trainer,
+    data: ClientDataModule,
+    experiment: int,
+    sampler: ClientSampler,
+    local_epochs: int,
+    local_steps: int | None,
+) -> RoundPlanner:
+    """Divide the data among the clients and plan rounds as the Trainer's settings say."""
+    data.federate(experiment)
+    world_size = trainer.world_size
+    limit = trainer.limit_train_batches
+    return RoundPlanner(
+        experiment=experiment,
+        sizes=data.clients.sizes,
+        batches_per_epoch=lambda size: batches_per_epoch(size, data.loader, world_size),
+        sampler=sampler,
+        local_epochs=local_epochs,
+        local_steps=local_steps,
+        accumulate=trainer.accumulate_grad_batches,
+        max_batches=limit if isinstance(limit, int) else None,
+    )
