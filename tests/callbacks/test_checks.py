@@ -219,7 +219,7 @@ def test_updates_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
 
     poison.clients = (0, 1, 2, 3)
     trainer, module, data, _ = make_run(tmp_path / "all", poison, plus=False)
-    with pytest.raises(FederationError, match="round 0 has no usable update"):
+    with pytest.raises(FederationError, match="round 1 has no usable update"):
         trainer.fit(module, datamodule=data)
 
 

@@ -58,7 +58,7 @@ def test_a_frozen_tensor_that_moves_is_an_error() -> None:
     loop, tensors = make_loop(schedule=RotatingFactor())
     loop.open_round(0)
     train(loop, tensors, ["core_0", "core_1", "core_3"])
-    with pytest.raises(FederationError, match="core_2 is frozen in round 0 but was changed"):
+    with pytest.raises(FederationError, match="core_2 is frozen in round 1 but was changed"):
         train(loop, tensors)
 
 

@@ -7,6 +7,7 @@ from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from fedtt_lightning.errors import ConfigError
@@ -18,6 +19,16 @@ class SafeCheckpointIO(TorchCheckpointIO):
     Raises:
         ConfigError: the file is missing, cut short, changed on disk, or holds other objects.
     """
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        torch.save(checkpoint, partial)
+        partial.replace(path)
 
     def load_checkpoint(
         self,

@@ -15,11 +15,14 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
+from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.callbacks.lightning_private import saves_inside_rounds
+from fedtt_lightning.callbacks.parts import trainable_parameters
 from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.federation import FreezingSchedule
 
 
 def check_fit(trainer: Trainer, module: LightningModule) -> None:
@@ -29,7 +32,6 @@ def check_fit(trainer: Trainer, module: LightningModule) -> None:
         *_data(trainer),
         *_trainer(trainer),
         *_callbacks(trainer),
-        *_module(module),
     ]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -84,6 +86,9 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
 
 
 def _callbacks(trainer: Trainer) -> Iterator[str]:
+    freezings = [c for c in trainer.callbacks if isinstance(c, FactorFreezing)]  # type: ignore[attr-defined]
+    if len(freezings) > 1:
+        yield "trainer.callbacks holds more than one FactorFreezing: leave one"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
         if isinstance(callback, (StochasticWeightAveraging, WeightAveraging)):
@@ -100,14 +105,20 @@ def _callbacks(trainer: Trainer) -> Iterator[str]:
             )
 
 
-def _module(module: LightningModule) -> Iterator[str]:
+def check_module(module: LightningModule, schedule: FreezingSchedule) -> None:
+    """Raise ConfigError if the module as it now is cannot be federated."""
     for name, part in module.named_modules():
-        if isinstance(part, _BatchNorm) and part.track_running_stats and part.training:
-            yield (
+        if isinstance(part, _NormBase) and part.track_running_stats and part.training:
+            raise ConfigError(
                 f"{name} is a {type(part).__name__} whose running statistics would leak from "
                 "client to client: put it into eval mode or use GroupNorm or LayerNorm"
             )
-            return
+    names = tuple(trainable_parameters(module))
+    if not names:
+        raise ConfigError(
+            "the model has no trainable parameter: set model.peft, or leave something unfrozen"
+        )
+    schedule.check(names)
 
 
 def _datamodule(trainer: Trainer) -> Any:

@@ -21,6 +21,9 @@ class Communication(Callback):
     """
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self.uploaded = self.downloaded = 0
         self.uploaded_total = self.downloaded_total = 0
         self.uploads = 0
@@ -31,6 +34,8 @@ class Communication(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             find_federation(trainer)
+            if trainer.current_epoch == 0:
+                self._reset()  # not the counts of an earlier fit
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         self.uploaded = self.downloaded = 0

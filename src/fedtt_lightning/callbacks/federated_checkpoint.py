@@ -63,6 +63,16 @@ class FederatedCheckpoint(ModelCheckpoint):
         if self.dirpath is None:
             self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        # Without validation in this round, ModelCheckpoint has saved nothing at its end.
+        if getattr(self, "_last_global_step_saved", None) != trainer.global_step:
+            self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super().on_train_end(trainer, pl_module)
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -71,14 +81,16 @@ class FederatedCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if not self.every_n_visits or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
         loop = find_federation(trainer).loop
         if not loop.is_open or loop.plan is None or loop.step:
             return
         done = loop.plan.locate(loop.position)[0]
-        if done % self.every_n_visits == 0:
-            assert self.dirpath is not None
-            path = str(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
-            self.last_model_path = path
-            trainer.save_checkpoint(path, weights_only=False)
+        if self.every_n_visits and done % self.every_n_visits == 0:
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run or self.dirpath is None:  # type: ignore[attr-defined]
+            return
+        path = str(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+        self.last_model_path = path
+        trainer.save_checkpoint(path, weights_only=False)

@@ -10,13 +10,13 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
-from fedtt_lightning.callbacks.checks import check_fit, check_writable
+from fedtt_lightning.callbacks.checks import check_fit, check_module, check_writable
 from fedtt_lightning.callbacks.lightning_private import (
     choose_optimizer_steps,
-    mark_round_unfinished,
     restore_optimizer_steps,
 )
 from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
@@ -29,6 +29,12 @@ from fedtt_lightning.callbacks.parts import (
     with_hook,
 )
 from fedtt_lightning.callbacks.round_loss import RoundLoss
+from fedtt_lightning.callbacks.run_state import (
+    keep_weights_global,
+    load_gradients,
+    load_run,
+    save_run,
+)
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import (
     ClientSampler,
@@ -49,7 +55,9 @@ class FederatedRounds(Callback):
     global parameters are written into the model and the optimizer starts afresh; after its last
     batch the update is taken; after the round's last batch the updates are aggregated, so that
     validation, checkpoints and early stopping see the global model. All randomness is seeded by
-    (experiment, round, client, step). The datamodule must be a `ClientDataModule`.
+    (experiment, round, client, step). The datamodule must be a `ClientDataModule`. Buffers are not
+    federated. Schedulers start afresh at each visit, so give them the steps of a visit:
+    `trainer.estimated_stepping_batches` counts the whole run.
 
     Other callbacks may define `on_round_start(trainer, module, plan)`,
     `on_client_start(trainer, module, visit, resumed)`,
@@ -102,21 +110,17 @@ class FederatedRounds(Callback):
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
         if stage != "fit":
             return
+        self._loop = self._saved = None  # of an earlier fit
         check_fit(trainer, pl_module)
         data = client_data(trainer)
         experiment = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-        self._loop = None  # of an earlier fit
         self._planner = make_planner(
             trainer, data, experiment, self.sampler, self.local_epochs, self.local_steps
         )
         self._planner.check()
         self.server.check()
-        names = tuple(trainable_parameters(pl_module))
-        if not names:
-            raise ConfigError(
-                "the model has no trainable parameter: set model.peft, or leave something unfrozen"
-            )
-        freezing_schedule(trainer).check(names)
+        if not any(is_overridden(hook, pl_module) for hook in ("setup", "configure_model")):
+            check_module(pl_module, freezing_schedule(trainer))  # or else in on_fit_start
         data.plan = lambda: self._plan(trainer.current_epoch)
         trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
 
@@ -124,25 +128,22 @@ class FederatedRounds(Callback):
         check_writable(trainer)
         assert self._planner is not None
         schedule = freezing_schedule(trainer)
+        check_module(pl_module, schedule)
         self._loop = FederatedLoop(
             self._planner, trainable_parameters(pl_module), schedule, self.server
         )
         self._loss = RoundLoss()
         self._reset = OptimizerReset(trainer)
         if self._saved is not None:
-            if self._saved["schedule"] != repr(schedule):
-                raise ConfigError(
-                    f"the checkpoint was trained with {self._saved['schedule']}, this run has "
-                    f"{schedule!r}: use the same FactorFreezing callback"
-                )
-            self._loop.load_state_dict(self._saved["loop"])
-            self._loss.load_state_dict(self._saved["loss"])
-            self._saved = None
+            load_run(self._saved, self._loop, self._loss)
         choose_optimizer_steps(trainer, lambda batch: self._steps_after(trainer, batch))
         if trainer.is_global_zero:
             print(client_data(trainer).partition_table(), flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._saved is not None:
+            load_gradients(self._saved, self.loop)
+            self._saved = None
         if self.loop.inside_visit:
             call_hook(trainer, "on_client_start", pl_module, self.loop.visit, True)
 
@@ -151,6 +152,11 @@ class FederatedRounds(Callback):
     ) -> None:
         loop = self.loop
         if not loop.is_open:
+            if trainable_parameters(pl_module).keys() != loop.tensors.keys():
+                raise FederationError(
+                    "requires_grad of parameters changed during fit, but only those that were "
+                    "trainable at its start are federated: freeze by rounds with FactorFreezing"
+                )
             plan = loop.open_round(trainer.current_epoch)
             self._loss = RoundLoss()
             call_hook(trainer, "on_round_start", pl_module, plan)
@@ -197,8 +203,8 @@ class FederatedRounds(Callback):
         else:
             self._loss.end_visit(0)
             rank_zero_warn(
-                f"client {visit.client} is left out of round {visit.round}: its update holds NaN "
-                "or Inf"
+                f"client {visit.client} is left out of round {visit.round + 1}: its update holds "
+                "NaN or Inf"
             )
         call_hook(trainer, "on_client_end", pl_module, visit)
 
@@ -242,23 +248,11 @@ class FederatedRounds(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the global model in the checkpoint's weights, also inside a client's visit."""
-        if self._loop is None or not self._loop.is_open:
-            return
-        if self._loop.inside_visit:
-            for name, value in self._loop.adapter.tensors().items():
-                if name in checkpoint["state_dict"]:
-                    checkpoint["state_dict"][name] = value.clone()
-        mark_round_unfinished(checkpoint)
+        if self._loop is not None:
+            keep_weights_global(self._loop, pl_module, checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
-        if self._loop is None:
-            return {}
-        return {
-            "loop": self._loop.state_dict(),
-            "loss": self._loss.state_dict(),
-            "schedule": repr(self._loop.schedule),
-        }
+        return {} if self._loop is None else save_run(self._loop, self._loss)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict or None

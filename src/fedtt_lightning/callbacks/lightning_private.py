@@ -1,6 +1,6 @@
 """The only places where Lightning's private attributes are touched, each with a fallback.
 
-Seen in lightning 2.5.0 to 2.6.6.
+Seen in lightning 2.6.6.
 """
 
 from __future__ import annotations

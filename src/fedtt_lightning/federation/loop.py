@@ -107,9 +107,11 @@ class FederatedLoop:
         For a run that stops inside a round: the model must never be left with one client's
         weights, and `state_dict` must still tell how to go on with them.
         """
+        if not self.is_open:
+            return
         if self.inside_visit and self._parked is None:
             self._parked = AdapterState.capture(self.tensors)
-            self.adapter.copy_into(self.tensors)
+        self.adapter.copy_into(self.tensors)
 
     def close_visit(self) -> AdapterState:
         """Return the visit's update (new minus old, float64) and put the global adapter back.
@@ -121,7 +123,7 @@ class FederatedLoop:
         for name, old in self.adapter.tensors().items():
             if name not in schema.names and not torch.equal(old, self.tensors[name]):
                 raise FederationError(
-                    f"{name} is frozen in round {self.round} but was changed during training: "
+                    f"{name} is frozen in round {self.round + 1} but was changed during training: "
                     "something other than the optimizer writes to it"
                 )
         update = AdapterState.capture(self.tensors, schema).minus(self.adapter.select(schema))
@@ -144,7 +146,7 @@ class FederatedLoop:
         """
         if self._mean.count == 0:
             raise FederationError(
-                f"round {self.round} has no usable update: those of clients "
+                f"round {self.round + 1} has no usable update: those of clients "
                 f"{', '.join(map(str, self.rejected))} hold NaN or Inf. Lower the learning rate, "
                 "or look at these clients' data"
             )
@@ -164,6 +166,7 @@ class FederatedLoop:
         return {
             "experiment": self.planner.experiment,
             "schema": [[s.name, list(s.shape), s.dtype] for s in self.schema.specs],
+            "visits": self._visits(),
             "round": self.round,
             "is_open": self.is_open,
             "position": self.position,
@@ -172,6 +175,10 @@ class FederatedLoop:
             "mean": self._mean.state_dict(),
             "local": local,
         }
+
+    def _visits(self) -> list[list[int]]:
+        visits = self.plan.visits if self.plan is not None else ()
+        return [[v.client, v.num_examples, v.num_batches] for v in visits]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`; the tensors get the client's weights if it was in a visit.
@@ -197,6 +204,12 @@ class FederatedLoop:
             )
         round = state["round"]
         self.plan = None if round < 0 else self.planner.plan(round)
+        if state["is_open"] and state["visits"] != self._visits():
+            raise ConfigError(
+                f"the checkpoint lies inside round {round + 1}, whose visits are others here: "
+                "resume with the same data, data.clients, data.partition, data.batch_size and "
+                "federation keys"
+            )
         self.is_open, self.position = state["is_open"], state["position"]
         self.rejected = list(state["rejected"])
         device = next(iter(self.tensors.values())).device

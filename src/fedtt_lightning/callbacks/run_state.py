@@ -1,0 +1,67 @@
+"""The state of a federated run in a Lightning checkpoint, whose weights are always global."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from fedtt_lightning.callbacks.lightning_private import mark_round_unfinished
+from fedtt_lightning.callbacks.round_loss import RoundLoss
+from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.federation import FederatedLoop
+
+
+def save_run(loop: FederatedLoop, loss: RoundLoss) -> dict[str, Any]:
+    """Return what a run needs to go on: inside a visit also gradients that still accumulate."""
+    inside = loop.inside_visit
+    return {
+        "loop": loop.state_dict(),
+        "loss": loss.state_dict(),
+        "schedule": repr(loop.schedule),
+        "grads": {
+            name: tensor.grad.clone()
+            for name, tensor in loop.tensors.items()
+            if inside and tensor.grad is not None
+        },
+    }
+
+
+def load_run(state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss) -> None:
+    """Go on from `save_run`, but for the gradients, which `load_gradients` sets.
+
+    Raises:
+        ConfigError: the checkpoint is of another model, method, schedule or experiment.
+    """
+    if state["schedule"] != repr(loop.schedule):
+        raise ConfigError(
+            f"the checkpoint was trained with {state['schedule']}, this run has "
+            f"{loop.schedule!r}: use the same FactorFreezing callback"
+        )
+    loop.load_state_dict(state["loop"])
+    loss.load_state_dict(state["loss"])
+
+
+def load_gradients(state: dict[str, Any], loop: FederatedLoop) -> None:
+    """Set the gradients that were accumulated; Lightning clears them until training starts."""
+    gradients: dict[str, Tensor] = state["grads"]
+    for name, gradient in gradients.items():
+        tensor = loop.tensors[name]
+        tensor.grad = gradient.to(tensor.device)
+
+
+def keep_weights_global(
+    loop: FederatedLoop, module: LightningModule, checkpoint: dict[str, Any]
+) -> None:
+    """Put the global values in place of a client's, and mark an open round as unfinished."""
+    if not loop.is_open:
+        return
+    if loop.inside_visit:
+        weights = checkpoint["state_dict"]
+        names = {id(tensor): name for name, tensor in loop.tensors.items()}
+        adapter = loop.adapter.tensors()
+        for alias, parameter in module.named_parameters(remove_duplicate=False):
+            if alias in weights and id(parameter) in names:
+                weights[alias] = adapter[names[id(parameter)]].clone()
+    mark_round_unfinished(checkpoint)
