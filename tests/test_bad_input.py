@@ -46,6 +46,10 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["--trainer.callbacks+", "fedtt_lightning.FederatedRounds"],
         "FederatedRounds",
     ),
+    "unknown accelerator": (["--trainer.accelerator", "abacus"], "trainer: "),
+    "unknown strategy": (["--trainer.strategy", "nonsense"], "trainer: "),
+    "strategy that splits weights": (["--trainer.strategy", "fsdp"], "trainer"),
+    "best in a fresh process": (["--ckpt_path", "best"], "ckpt_path: "),
     "no such checkpoint": (["--ckpt_path", "absent.ckpt"], "there is no checkpoint absent.ckpt"),
     "output is a file": (["--trainer.default_root_dir", __file__], "test_bad_input.py"),
     "freezing without factors": (
@@ -110,8 +114,42 @@ def test_checkpoints_that_do_not_fit(
     cut = tmp_path / "cut.ckpt"
     cut.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     torch.save({"state_dict": {}, "evil": Path}, tmp_path / "pickle.ckpt")
-    for path, message in ((cut, "no whole checkpoint"), (tmp_path / "pickle.ckpt", "is not read")):
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    for path, message in (
+        (cut, "no whole checkpoint"),
+        (tmp_path / "pickle.ckpt", "is not read"),
+        (tmp_path / "other.ckpt", "is no checkpoint of Lightning"),
+    ):
         for command in ("fit", "validate"):
             assert main([command, *run, "--ckpt_path", str(path)]) == 2
             (line,) = lines(capsys)
             assert message in line
+
+
+def test_nothing_is_evaluated_without_the_last_checkpoint(
+    tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = options(tiny_backbone, tmp_path, "--ckpt_path", "last")
+    for command in ("validate", "test", "predict"):
+        assert main([command, *run]) == 2
+        (line,) = lines(capsys)
+        assert "ckpt_path is last, but there is none" in line
+
+
+def test_config_that_is_no_text(
+    tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00trainer")
+    run = options(tiny_backbone, tmp_path, "--config", str(tmp_path / "binary.yaml"))
+    assert main(["fit", *run]) == 2
+    assert len(lines(capsys)) == 1
+
+
+def test_stopping_by_a_metric_that_nobody_logs(
+    tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning can tell only after the first round."""
+    early = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "nope"]
+    assert main(["fit", *options(tiny_backbone, tmp_path, *early)]) == 2
+    (line,) = lines(capsys)
+    assert "`nope` which is not available" in line

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 import warnings
 from argparse import ArgumentError
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from fedtt_lightning.callbacks import FederatedRounds, PredictionFile
@@ -73,6 +76,27 @@ class FederatedCLI(LightningCLI):
             options = [name.lstrip("-") for name in actions]
             raise ConfigError(one_line(str(error), options, args)) from None
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # what Lightning says of a strategy or accelerator
+            raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from None
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse to evaluate a `last` checkpoint that does not exist: Lightning would go on."""
+        ckpt_path = self._get(self.config, "ckpt_path")
+        if self.subcommand != "fit" and ckpt_path == "last":
+            callbacks = self.trainer.checkpoint_callbacks
+            if not any(
+                callback._find_last_checkpoints(self.trainer)
+                for callback in callbacks
+                if isinstance(callback, ModelCheckpoint)
+            ):
+                raise ConfigError(
+                    f"ckpt_path is last, but there is none in {self.trainer.default_root_dir}: fit "
+                    "first, or name the file"
+                )
+
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
@@ -107,12 +131,26 @@ def main(args: list[str]) -> int:
             return _fail(f"the checkpoint is of another model or method: {detail}")
         if first.startswith("Found more than one stateful callback"):
             return _fail(f"trainer.callbacks: {first.split('.')[0]}: name each callback once")
+        if first.startswith("Early stopping conditioned on metric"):
+            return _fail(f"trainer.callbacks: {first}")
         raise
+    except UnicodeDecodeError as error:
+        return _fail(f"a config file is not UTF-8 text: {error}")
+    except ValueError as error:
+        if not _comes_from_checkpoint_choice(error):
+            raise
+        return _fail(f"ckpt_path: {error}")
     except OSError as error:
         if error.filename is None:
             raise
         return _fail(f"{error.filename}: {error.strerror}")
     return 0
+
+
+def _comes_from_checkpoint_choice(error: BaseException) -> bool:
+    """Tell whether Lightning raised an error while it looked for `best`, `last` or `hpc`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).name == "checkpoint_connector.py"
 
 
 def _without_tips(record: logging.LogRecord) -> bool:

@@ -39,7 +39,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if "://" not in str(path):
             _check_whole(Path(path))
         try:
-            return super().load_checkpoint(
+            checkpoint = super().load_checkpoint(
                 path, map_location, weights_only=True if weights_only is None else weights_only
             )
         except UnpicklingError as error:
@@ -48,6 +48,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 f"{path} holds more than tensors and plain values and is not read: {reason} If you "
                 "trust its author, pass weights_only=False"
             ) from None
+        keys = {"pytorch-lightning_version", "state_dict", "loops"}
+        if not isinstance(checkpoint, dict) or not keys <= checkpoint.keys():
+            raise ConfigError(f"{path} is no checkpoint of Lightning: change ckpt_path")
+        return checkpoint
 
 
 def _check_whole(path: Path) -> None:

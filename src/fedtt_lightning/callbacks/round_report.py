@@ -29,18 +29,28 @@ class RoundReport(Callback):
     such projections. The table's numbers are written to `summary.json` in `default_root_dir`.
     """
 
+    def __init__(self) -> None:
+        self._validated = False
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             _communication(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if find_federation(trainer).loop.is_open:
             return
         metrics = trainer.callback_metrics
-        parts = [f"round {trainer.current_epoch + 1}/{trainer.max_epochs}"]
-        for name, label in (("fed/train_loss", "train loss"), *_validation(metrics)):
-            if name in metrics:
-                parts.append(f"{label} {float(metrics[name]):.3f}")
+        rounds = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        parts = [f"round {trainer.current_epoch + 1}{rounds}"]
+        if "fed/train_loss" in metrics:
+            parts.append(f"train loss {float(metrics['fed/train_loss']):.3f}")
+        if self._validated:
+            names = [name for name in metrics if name.startswith("val_")]
+            parts += [f"{name} {float(metrics[name]):.3f}" for name in names]
+        self._validated = False
         comm = _communication(trainer)
         for label, now, total in (
             ("up", comm.uploaded, comm.uploaded_total),
@@ -133,10 +143,6 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} GiB"
-
-
-def _validation(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(name, name) for name in metrics if name.startswith("val_")]
 
 
 def _communication(trainer: Trainer) -> Communication:

@@ -194,6 +194,12 @@ def load_tokenizer(name: str) -> Any:
             f"data.tokenizer {name!r} could not be loaded ({reason}); give a name on the hub or "
             "a local folder"
         ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        # transformers makes an empty one for a model folder without tokenizer files.
+        raise ConfigError(
+            f"data.tokenizer {name!r} has no vocabulary: the folder lacks its tokenizer files "
+            "(tokenizer.json and tokenizer_config.json); save the tokenizer there, or name another"
+        )
     if tokenizer.pad_token_id is None:
         # Decoders of the LLaMA and GPT-2 kind come without; the attention mask hides what fills.
         tokenizer.pad_token = tokenizer.eos_token

@@ -116,7 +116,7 @@ def _read_rows(path: Path, spec: GlueTask) -> Iterator[_Row]:
             if missing:
                 raise ConfigError(
                     f"{path}:1: the header has no column {missing[0]!r} (it has "
-                    f"{', '.join(names[:12])}); is this the official {spec.folder} file?"
+                    f"{', '.join(names[:12]) or 'none'}); is this the official {spec.folder} file?"
                 )
             for number, line in enumerate(file, start=2 if spec.header else 1):
                 cells = line.rstrip("\r\n").split("\t")
