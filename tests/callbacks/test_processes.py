@@ -24,6 +24,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     one, first, second = (
         torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")
     )
+    last = torch.load(tmp_path / "checkpoints-2" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, last[name]) for name, value in first["state"].items())
     assert one["uploaded"] == first["uploaded"] > 0
     for name, value in one["state"].items():
         assert torch.equal(first["state"][name], second["state"][name]), name

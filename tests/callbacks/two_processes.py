@@ -8,7 +8,12 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 
-from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
+from fedtt_lightning import (
+    FactorFreezing,
+    FederatedCheckpoint,
+    FederatedDataModule,
+    FederatedRounds,
+)
 from fedtt_lightning.callbacks import Communication
 from fedtt_lightning.data import BySize
 from toy import ToyData, ToyModule
@@ -23,7 +28,12 @@ def main(folder: Path, devices: int, batch_size: int) -> None:
     )
     communication = Communication()
     trainer = Trainer(
-        callbacks=[FederatedRounds(seed=11), FactorFreezing(), communication],
+        callbacks=[
+            FederatedRounds(seed=11),
+            FactorFreezing(),
+            communication,
+            FederatedCheckpoint(dirpath=str(folder / f"checkpoints-{devices}")),
+        ],
         max_epochs=4,
         strategy="ddp" if devices > 1 else "auto",
         devices=devices,
@@ -31,7 +41,6 @@ def main(folder: Path, devices: int, batch_size: int) -> None:
         precision="64-true",
         default_root_dir=folder,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
