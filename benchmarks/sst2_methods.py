@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = "configs/glue/sst2_fedtt.yaml"
-LEARNING_RATES = ("2e-3", "5e-3", "1e-2")
+LEARNING_RATES = ("2e-3", "5e-3", "1e-2", "2e-2")
 SEEDS = (0, 1, 2)
 SPLITS = {
     "i.i.d.": ["--data.partition", "fedtt_lightning.data.IID"],
