@@ -1,6 +1,7 @@
 # CPU:   docker build -t fedtt-lightning .
 # CUDA:  docker build -t fedtt-lightning:cuda --build-arg BASE_IMAGE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 .
-# Train: docker run --rm -v "$PWD/runs:/app/runs" fedtt-lightning fit --config configs/quickstart.yaml
+# Train: mkdir -p runs && docker run --rm --user "$(id -u):$(id -g)" -e XDG_CACHE_HOME=/app/runs/.cache \
+#          -v "$PWD/runs:/app/runs" fedtt-lightning fit --config configs/quickstart.yaml
 ARG BASE_IMAGE=python:3.12-slim
 FROM ${BASE_IMAGE}
 

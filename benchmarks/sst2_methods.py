@@ -128,7 +128,9 @@ def tuned(
 def best_lr(args: argparse.Namespace, method: str, options: list[str], split: str) -> str:
     def accuracy(lr: str) -> float:
         summary = cell(args, method, options, split, lr, 0, args.holdout).finished(args.out)
-        return -1.0 if summary is None else summary["metrics"]["val_acc"]
+        if summary is None:
+            raise SystemExit(f"{method}, {split}, lr {lr} is not tuned yet: run `run` again")
+        return summary["metrics"]["val_acc"]
 
     return max(LEARNING_RATES, key=accuracy)
 

@@ -50,6 +50,10 @@ CASES: dict[str, tuple[list[str], str]] = {
     "unknown strategy": (["--trainer.strategy", "nonsense"], "trainer: "),
     "strategy that splits weights": (["--trainer.strategy", "fsdp"], "trainer"),
     "best in a fresh process": (["--ckpt_path", "best"], "ckpt_path: "),
+    "built-in texts for another model": (
+        ["--model.backbone", "bert-base-uncased"],
+        "BuiltinText goes with model.backbone=builtin",
+    ),
     "no such checkpoint": (["--ckpt_path", "absent.ckpt"], "there is no checkpoint absent.ckpt"),
     "output is a file": (["--trainer.default_root_dir", __file__], "test_bad_input.py"),
     "freezing without factors": (

@@ -82,12 +82,17 @@ def make_run(
         record,
         *extra,
     ]
-    settings = {"max_epochs": ROUNDS, "precision": "64-true", "accelerator": "cpu", **options}
+    settings: dict[str, Any] = {
+        "max_epochs": ROUNDS,
+        "precision": "64-true",
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        **options,
+    }
     trainer = Trainer(
         callbacks=callbacks,
         default_root_dir=folder,
         logger=False,
-        enable_progress_bar=False,
         enable_model_summary=False,
         **settings,
     )

@@ -1,7 +1,9 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from fedtt_lightning.data import IID, BySize, ClientDataModule, LoaderOptions
 from fedtt_lightning.data.partition import Partition, Partitioner
@@ -103,3 +105,25 @@ def test_no_training_data_is_refused():
 def test_loader_options_are_checked(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         LoaderOptions(**options)
+
+
+def test_table_reads_no_large_dataset_for_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Dataset[Any]):
+        reads = 0
+
+        def __len__(self) -> int:
+            return 50
+
+        def __getitem__(self, index: int) -> tuple[int, int]:
+            self.reads += 1
+            return index, index % 2
+
+    for limit, expected in ((50, 50), (49, 0)):
+        monkeypatch.setattr("fedtt_lightning.data.client_data._READ_FOR_THE_TABLE", limit)
+        module = ClientDataModule(clients=4)
+        module.train_data = Counting()
+        module.federate(0)
+        table = module.partition_table()
+        assert module.train_data.reads >= expected
+        assert ("label 0" in table) == bool(expected)
+        assert expected or module.train_data.reads == 0

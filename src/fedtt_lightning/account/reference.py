@@ -13,7 +13,7 @@ from fedtt_lightning.account.methods import lora_tensors, message_size
 def lora_reference(
     module: nn.Module, head_parameters: int = 0, r: int = 8, dtype: torch.dtype = torch.float32
 ) -> tuple[int, int] | None:
-    """Return the trainable parameters and the bytes of one upload of LoRA on q and v.
+    """Return the trainable parameters and the bytes of one upload of LoRA.
 
     Counted with PEFT's default targets on a copy, on the meta device, of the shapes of the first
     transformers model in `module`, which may hold adapters. `head_parameters` values that train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from peft import PeftConfig
@@ -89,6 +90,10 @@ class TTAdapterConfig(PeftConfig):
             self._positive("classifier_rank", self.classifier_rank)
         self._one_of("activation", self.activation, list(ACTIVATIONS))
         self._one_of("init", self.init, list(INITS))
+        for key in ("dropout", "scaling"):
+            value = getattr(self, key)
+            if not isinstance(value, (int, float)) or not isfinite(value):
+                raise ConfigError(f"{key}={value!r} must be a finite number")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout} is outside [0, 1)")
         if not self.tt_classifier:

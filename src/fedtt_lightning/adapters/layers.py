@@ -18,7 +18,8 @@ from .placement import out_features
 
 NOT_MERGEABLE = (
     "TT adapters cannot be merged into the base model: a non-linearity stands between their two "
-    "layers; keep the adapter, or call unload() for the base model without it"
+    "layers; keep the adapter, or call unload() for the model without the adapters (a trained head "
+    "stays)"
 )
 
 

@@ -86,12 +86,20 @@ def check_targets(model: nn.Module, targets: list[str] | str) -> None:
     names = [name for name, _ in model.named_modules() if name]
     for target in [targets] if isinstance(targets, str) else targets:
         if isinstance(targets, str):
-            matched = [name for name in names if re.fullmatch(target, name)]
+            try:
+                matched = [name for name in names if re.fullmatch(target, name)]
+            except re.error as error:
+                raise ConfigError(
+                    f"target_modules: {target!r} is no regular expression ({error}); a list holds "
+                    "name endings"
+                ) from None
         else:
             matched = [name for name in names if name == target or name.endswith(f".{target}")]
         if not matched:
+            kind = " (one string is a regular expression for whole names, a list holds endings)"
             raise ConfigError(
-                f"target_modules: {target!r} matches no module; {_close(model, target)}"
+                f"target_modules: {target!r} matches no module"
+                f"{kind if isinstance(targets, str) else ''}; {_close(model, target)}"
             )
         for name in matched:
             if out_features(model.get_submodule(name)) is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from fedtt_lightning.account.reference import lora_reference
@@ -23,10 +24,11 @@ _ADAPTER = re.compile(r"\.tt_adapter\.|\.lora_")
 class RoundReport(Callback):
     """Prints each round's metrics and bytes, and at the end the method beside LoRA r=8.
 
-    Needs the Communication callback. The row of LoRA r=8 on query and value of the same backbone
-    holds its parameters and bytes for the same visits, with a dense head as the backbone defines it
-    (or, for a module of your own, with what else trains in it); it is left out where PEFT knows no
-    such projections. The table's numbers are written to `summary.json` in `default_root_dir`.
+    Needs the Communication callback. The row of LoRA r=8 on PEFT's default targets in the same
+    backbone (query and value in most families) holds its parameters and bytes for the same visits,
+    with a dense head as the backbone defines it or, for a module of your own, with what else trains
+    in it; it is left out where PEFT knows no targets. The numbers are written to `summary.json` in
+    `default_root_dir`.
     """
 
     def __init__(self) -> None:
@@ -61,7 +63,7 @@ class RoundReport(Callback):
         if rejected:
             parts.append(f"{rejected} clients left out")
         if trainer.is_global_zero:
-            _printer(trainer)("  ".join(parts))
+            _print(trainer, "  ".join(parts))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         comm = _communication(trainer)
@@ -82,15 +84,19 @@ class RoundReport(Callback):
         head = getattr(pl_module, "fresh_parameters", sum(spec.numel for spec in besides))
         if (lora := lora_reference(pl_module, head)) is not None:
             summary["lora_r8_trainable_parameters"], summary["lora_r8_upload_bytes"] = lora
-        Console().print(_table(summary))
+        _print(trainer, _table(summary))
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             _write(Path(trainer.default_root_dir) / "summary.json", summary)
 
 
 def _table(summary: dict[str, Any]) -> Table:
-    scores = {k: f"{v:.3f}" for k, v in summary["metrics"].items() if k.startswith("val_")}
+    scores = {
+        name: f"{value:.3f}"
+        for name, value in summary["metrics"].items()
+        if name.startswith("val_") and not name.endswith("_loss")
+    }
     uploads = summary["uploads"]
-    caption = "* not trained: its bytes on q and v, with a dense head, for the same visits"
+    caption = "* not trained: its bytes on PEFT's default targets, with a dense head"
     table = Table(
         title=f"{summary['rounds']} rounds, {uploads} client visits",
         caption=caption if "lora_r8_upload_bytes" in summary else None,
@@ -152,6 +158,18 @@ def _communication(trainer: Trainer) -> Communication:
     raise ConfigError("RoundReport needs the Communication callback: add it to trainer.callbacks")
 
 
-def _printer(trainer: Trainer) -> Any:
+def _print(trainer: Trainer, what: str | Table) -> None:
+    """Print above the progress bar, if there is one."""
     bar = trainer.progress_bar_callback
-    return bar.print if bar is not None else print
+    progress = getattr(bar, "progress", None)
+    if isinstance(progress, Progress) and progress.live.is_started:
+        # Rich prints outside the lock of its refresh thread (100 times a second): when the
+        # validation bar has just gone, a refresh in between would erase the line.
+        with progress.live._lock:
+            progress.console.print(what, highlight=False, markup=False)
+    elif isinstance(what, Table) or bar is None:
+        console = Console(highlight=False)
+        width = None if console.is_terminal else 120
+        console.print(what, soft_wrap=isinstance(what, str), width=width)
+    else:
+        bar.print(what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -31,6 +32,7 @@ class BuiltinText(ClientDataModule):
         eval_batch_size: examples a batch in validation, test and predict.
         text_seed: seed of the texts, which is not the experiment's: all experiments compared with
             each other see the same data.
+        tokenizer: the model's backbone: `builtin`, or a folder that `ensure_backbone` made.
         clients: number of clients, None where `partition` tells.
         partition: how examples go to clients; None is IID.
     """
@@ -47,10 +49,16 @@ class BuiltinText(ClientDataModule):
         batch_size: int = 32,
         eval_batch_size: int = 250,
         text_seed: int = 0,
+        tokenizer: str = "builtin",
         clients: int | None = 10,
         partition: Partitioner | None = None,
     ) -> None:
         super().__init__(clients, partition)
+        if not Path(tokenizer).name.startswith("builtin"):
+            raise ConfigError(
+                f"data.BuiltinText goes with model.backbone=builtin, whose words it has, not with "
+                f"{tokenizer}: use data.GlueData or data of your own"
+            )
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
         for split, size in self.sizes.items():
             if size < 1:

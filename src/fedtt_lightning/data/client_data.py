@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fedtt_lightning.data.round_loader import RoundLoader
     from fedtt_lightning.federation import RoundPlan
 
+_READ_FOR_THE_TABLE = 10_000
+
 
 @dataclass(frozen=True)
 class LoaderOptions:
@@ -107,8 +109,16 @@ class ClientDataModule(LightningDataModule):
         self._federated_with = (self.train_data, seed)
 
     def partition_table(self) -> str:
-        """Return the table clients x labels as text, after `federate`."""
-        return partition_table(self.clients, self.labels(), self.label_names)
+        """Return the table clients x labels as text, after `federate`.
+
+        Without labels where finding them would mean reading more than 10,000 examples one by one
+        that no partitioner has asked for.
+        """
+        if self._labels is None and len(self.train_data) > _READ_FOR_THE_TABLE:
+            labels = read_labels(self.train_data, from_examples=False)
+        else:
+            labels = self.labels()
+        return partition_table(self.clients, labels, self.label_names)
 
     def train_dataloader(self) -> RoundLoader:
         """Return the batches of the coming round, visit by visit."""

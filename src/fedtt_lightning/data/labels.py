@@ -14,15 +14,15 @@ from fedtt_lightning.errors import ConfigError
 LABEL_NAMES = ("label", "labels", "target", "targets")
 
 
-def read_labels(dataset: Any) -> np.ndarray | None:
+def read_labels(dataset: Any, from_examples: bool = True) -> np.ndarray | None:
     """Return the integer label of each example [len(dataset)], or None if there are none.
 
     Looks, in this order, at the data of a Subset or ConcatDataset, a `datasets` column, the last
     tensor of a TensorDataset, an attribute (`.targets` as in torchvision), and last reads each
-    example once and takes `example["label"]` or the last item of a tuple. Real-valued, one-hot and
-    multi-label targets count as no labels.
+    example once (only if `from_examples`) and takes `example["label"]` or the last item of a tuple.
+    Real-valued, one-hot and multi-label targets count as no labels.
     """
-    values = _raw_labels(dataset)
+    values = _raw_labels(dataset, from_examples)
     return None if values is None or len(values) != len(dataset) else _as_integers(values)
 
 
@@ -54,12 +54,12 @@ def _column_names(dataset: Any) -> list[str]:
     return list(names or [])
 
 
-def _raw_labels(dataset: Any) -> np.ndarray | None:
+def _raw_labels(dataset: Any, from_examples: bool) -> np.ndarray | None:
     if isinstance(dataset, Subset):
-        inner = _raw_labels(dataset.dataset)
+        inner = _raw_labels(dataset.dataset, from_examples)
         return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
     if isinstance(dataset, ConcatDataset):
-        parts = [_raw_labels(part) for part in dataset.datasets]
+        parts = [_raw_labels(part, from_examples) for part in dataset.datasets]
         return None if any(part is None for part in parts) else np.concatenate(parts)  # type: ignore[arg-type]
     if isinstance(dataset, TensorDataset):
         return _to_numpy(dataset.tensors[-1]) if len(dataset.tensors) > 1 else None
@@ -70,7 +70,9 @@ def _raw_labels(dataset: Any) -> np.ndarray | None:
                 return _to_numpy(dataset[name])
         elif getattr(dataset, name, None) is not None and not callable(getattr(dataset, name)):
             return _to_numpy(getattr(dataset, name))
-    return None if columns is not None else _labels_of_examples(dataset)
+    if columns is not None or not from_examples:
+        return None
+    return _labels_of_examples(dataset)
 
 
 def _labels_of_examples(dataset: Any) -> np.ndarray | None:
