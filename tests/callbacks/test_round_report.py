@@ -16,7 +16,7 @@ from toy_run import make_run
 
 def check(text: str, folder: Path) -> None:
     for round in (1, 2, 3):
-        assert text.count(f"round {round}/3  train loss 0.") == 1
+        assert text.count(f"round {round}/3  loss 0.") == 1
     assert "3 rounds, 9 client visits" in text
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["rounds"] == 3 and summary["uploads"] == 9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,9 @@ class RoundReport(Callback):
         rounds = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         parts = [f"round {trainer.current_epoch + 1}{rounds}"]
         if "fed/train_loss" in metrics:
-            parts.append(f"train loss {float(metrics['fed/train_loss']):.3f}")
+            parts.append(f"loss {float(metrics['fed/train_loss']):.3f}")
         if self._validated:
-            names = [name for name in metrics if name.startswith("val_")]
-            parts += [f"{name} {float(metrics[name]):.3f}" for name in names]
+            parts += [f"{name} {float(metrics[name]):.3f}" for name in _scores(metrics)]
         self._validated = False
         comm = _communication(trainer)
         for label, now, total in (
@@ -89,12 +89,15 @@ class RoundReport(Callback):
             _write(Path(trainer.default_root_dir) / "summary.json", summary)
 
 
+def _scores(metrics: Iterable[str]) -> list[str]:
+    """Return the validation metrics to show: the losses too, if a task has nothing else."""
+    names = [name for name in metrics if name.startswith("val_")]
+    return [name for name in names if not name.endswith("_loss")] or names
+
+
 def _table(summary: dict[str, Any]) -> Table:
-    scores = {
-        name: f"{value:.3f}"
-        for name, value in summary["metrics"].items()
-        if name.startswith("val_") and not name.endswith("_loss")
-    }
+    metrics = summary["metrics"]
+    scores = {name: f"{metrics[name]:.3f}" for name in _scores(metrics)}
     uploads = summary["uploads"]
     caption = "* not trained: its bytes on PEFT's default targets, with a dense head"
     table = Table(
