@@ -28,6 +28,7 @@ from typing import Any
 CONFIG = "configs/glue/sst2_fedtt.yaml"
 LEARNING_RATES = ("2e-3", "5e-3", "1e-2", "2e-2")
 SEEDS = (0, 1, 2)
+TUNING_SEEDS = (0, 1)
 SPLITS = {
     "i.i.d.": ["--data.partition", "fedtt_lightning.data.IID"],
     "severe": [
@@ -118,21 +119,29 @@ def tuned(
     args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]
 ) -> list[Cell]:
     return [
-        cell(args, method, options, split, lr, 0, args.holdout)
+        cell(args, method, options, split, lr, seed, args.holdout)
+        for seed in TUNING_SEEDS
         for split in splits
         for method, options in methods.items()
         for lr in LEARNING_RATES
     ]
 
 
-def best_lr(args: argparse.Namespace, method: str, options: list[str], split: str) -> str:
-    def accuracy(lr: str) -> float:
-        summary = cell(args, method, options, split, lr, 0, args.holdout).finished(args.out)
-        if summary is None:
-            raise SystemExit(f"{method}, {split}, lr {lr} is not tuned yet: run `run` again")
-        return summary["metrics"]["val_acc"]
+def held_out(
+    args: argparse.Namespace, method: str, options: list[str], split: str, lr: str
+) -> float | None:
+    """Return the mean accuracy on held-out rows over the tuning seeds, if all have finished."""
+    cells = [cell(args, method, options, split, lr, s, args.holdout) for s in TUNING_SEEDS]
+    done = [summary for c in cells if (summary := c.finished(args.out)) is not None]
+    scores = [summary["metrics"]["val_acc"] for summary in done]
+    return statistics.mean(scores) if len(scores) == len(cells) else None
 
-    return max(LEARNING_RATES, key=accuracy)
+
+def best_lr(args: argparse.Namespace, method: str, options: list[str], split: str) -> str:
+    scores = {lr: held_out(args, method, options, split, lr) for lr in LEARNING_RATES}
+    if None in scores.values():
+        raise SystemExit(f"{method}, {split}: not every rate is tuned yet: run `run` again")
+    return max(scores, key=lambda lr: scores[lr] or 0.0)
 
 
 def finals(
@@ -168,17 +177,17 @@ def table(args: argparse.Namespace, methods: dict[str, list[str]], splits: Itera
             )
 
 
-def inits_table(args: argparse.Namespace) -> None:
-    print(f"{args.rounds} rounds, i.i.d., one seed, accuracy on {args.holdout} held-out rows\n")
-    print(f"| method, start | {' | '.join(f'lr {lr}' for lr in LEARNING_RATES)} |")
-    print("|---|" + "---|" * len(LEARNING_RATES))
-    for method, options in INITS.items():
-        cells = [
-            cell(args, method, options, "i.i.d.", lr, 0, args.holdout) for lr in LEARNING_RATES
-        ]
-        done = [c.finished(args.out) for c in cells]
-        scores = ["" if s is None else f"{s['metrics']['val_acc']:.3f}" for s in done]
-        print(f"| {method} | {' | '.join(scores)} |")
+def tuning_table(
+    args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]
+) -> None:
+    print(f"\nAccuracy on {args.holdout} held-out rows, mean of {len(TUNING_SEEDS)} seeds\n")
+    print(f"| split | method | {' | '.join(f'lr {lr}' for lr in LEARNING_RATES)} |")
+    print("|---|---|" + "---|" * len(LEARNING_RATES))
+    for split in splits:
+        for method, options in methods.items():
+            scores = [held_out(args, method, options, split, lr) for lr in LEARNING_RATES]
+            shown = " | ".join("" if score is None else f"{score:.3f}" for score in scores)
+            print(f"| {split} | {method} | {shown} |")
 
 
 def main() -> None:
@@ -199,12 +208,13 @@ def main() -> None:
     if args.command.startswith("inits"):
         if args.command == "inits":
             run_all(tuned(args, INITS, ["i.i.d."]), args)
-        inits_table(args)
+        tuning_table(args, INITS, ["i.i.d."])
         return
     if args.command == "run":
         run_all(tuned(args, METHODS, SPLITS), args)
         run_all(finals(args, METHODS, SPLITS), args)
     table(args, METHODS, SPLITS)
+    tuning_table(args, METHODS, SPLITS)
 
 
 if __name__ == "__main__":

@@ -137,3 +137,18 @@ def test_the_pretrained_encoder_has_learned_what_the_words_mean_in_their_order(t
     for guesses in (at_mask, logits[:, 0]):
         said_positive = guesses[:, choices].argmax(dim=1) % 2 == 1
         assert (said_positive == positive).float().mean() > 0.88
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path):
+    code = (
+        "import sys; from fedtt_lightning.data.builtin_backbone import Recipe, ensure_backbone; "
+        f"ensure_backbone(sys.argv[1], {QUICK!r})"
+    )
+    for threads in ("1", "2"):
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = {**os.environ, **dict.fromkeys(names, threads)}
+        environment["PYTHONPATH"] = str(Path(builtin_backbone.__file__).parents[2])
+        command = [sys.executable, "-c", code, str(tmp_path / threads)]
+        subprocess.run(command, env=environment, check=True, timeout=120)
+    one, two = (weights(ensure_backbone(tmp_path / threads, QUICK)) for threads in ("1", "2"))
+    assert all(torch.equal(one[name], two[name]) for name in one)

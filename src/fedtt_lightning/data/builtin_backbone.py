@@ -170,8 +170,9 @@ def word_vectors(tokens: np.ndarray, num_words: int, size: int) -> np.ndarray:
     times = together.sum(axis=1, keepdims=True)
     expected = times @ times.T / max(together.sum(), 1)
     ratio = np.divide(together, expected, out=np.ones_like(together), where=together > 0)
-    left, values, _ = np.linalg.svd(np.maximum(np.log(ratio), 0))
-    return (left[:, :size] * np.sqrt(values[:size])).astype(np.float32)
+    # torch's SVD, since NumPy's threads are not those of `_one_thread`, and round differently.
+    left, values, _ = torch.linalg.svd(torch.from_numpy(np.maximum(np.log(ratio), 0)))
+    return (left[:, :size] * values[:size].sqrt()).numpy().astype(np.float32)
 
 
 def _train(model: Any, tokens: torch.Tensor, verdicts: torch.Tensor, recipe: Recipe) -> None:
