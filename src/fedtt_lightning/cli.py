@@ -28,6 +28,7 @@ _NOT_OURS = (  # warnings and tips of the libraries below that a user cannot act
     r".*`is_gradient_checkpointing` is deprecated.*",
     r".*`tensorboardX` has been removed as a dependency.*",
     r".*smaller than the logging interval.*",
+    r".*`self.log\('(comm|fed)/.*sync_dist=True.*",  # the same on every rank
     r".*Checkpoint directory .* exists and is not empty.*",
 )
 
