@@ -120,10 +120,10 @@ def tuned(
 ) -> list[Cell]:
     return [
         cell(args, method, options, split, lr, seed, args.holdout)
-        for seed in TUNING_SEEDS
+        for seed in args.tuning_seeds
         for split in splits
         for method, options in methods.items()
-        for lr in LEARNING_RATES
+        for lr in args.rates
     ]
 
 
@@ -131,14 +131,14 @@ def held_out(
     args: argparse.Namespace, method: str, options: list[str], split: str, lr: str
 ) -> float | None:
     """Return the mean accuracy on held-out rows over the tuning seeds, if all have finished."""
-    cells = [cell(args, method, options, split, lr, s, args.holdout) for s in TUNING_SEEDS]
+    cells = [cell(args, method, options, split, lr, s, args.holdout) for s in args.tuning_seeds]
     done = [summary for c in cells if (summary := c.finished(args.out)) is not None]
     scores = [summary["metrics"]["val_acc"] for summary in done]
     return statistics.mean(scores) if len(scores) == len(cells) else None
 
 
 def best_lr(args: argparse.Namespace, method: str, options: list[str], split: str) -> str:
-    scores = {lr: held_out(args, method, options, split, lr) for lr in LEARNING_RATES}
+    scores = {lr: held_out(args, method, options, split, lr) for lr in args.rates}
     if None in scores.values():
         raise SystemExit(f"{method}, {split}: not every rate is tuned yet: run `run` again")
     return max(scores, key=lambda lr: scores[lr] or 0.0)
@@ -180,12 +180,12 @@ def table(args: argparse.Namespace, methods: dict[str, list[str]], splits: Itera
 def tuning_table(
     args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]
 ) -> None:
-    print(f"\nAccuracy on {args.holdout} held-out rows, mean of {len(TUNING_SEEDS)} seeds\n")
-    print(f"| split | method | {' | '.join(f'lr {lr}' for lr in LEARNING_RATES)} |")
+    print(f"\nAccuracy on {args.holdout} held-out rows, mean of {len(args.tuning_seeds)} seeds\n")
+    print(f"| split | method | {' | '.join(f'lr {lr}' for lr in args.rates)} |")
     print("|---|---|" + "---|" * len(LEARNING_RATES))
     for split in splits:
         for method, options in methods.items():
-            scores = [held_out(args, method, options, split, lr) for lr in LEARNING_RATES]
+            scores = [held_out(args, method, options, split, lr) for lr in args.rates]
             shown = " | ".join("" if score is None else f"{score:.3f}" for score in scores)
             print(f"| {split} | {method} | {shown} |")
 
@@ -201,6 +201,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--examples", type=int, default=3000, help="training examples in all")
+    parser.add_argument("--rates", nargs="+", default=LEARNING_RATES, help="learning rates tried")
+    parser.add_argument("--tuning-seeds", nargs="+", type=int, default=TUNING_SEEDS)
     parser.add_argument("--holdout", type=int, default=1000, help="rows held out to tune on")
     args = parser.parse_args()
     if not args.command.endswith("table") and not (args.data and args.backbone):
