@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import rich
 from lightning.pytorch.callbacks import RichProgressBar
 
 from fedtt_lightning.callbacks import RoundReport
@@ -34,8 +35,11 @@ def test_above_the_rich_bar(tmp_path: Path) -> None:
     options = {"record": True, "force_terminal": True, "file": io.StringIO(), "width": 100}
     bar = RichProgressBar(console_kwargs=options)
     trainer, module, data, _ = make_run(tmp_path, RoundReport(), bar, enable_progress_bar=True)
-    trainer.fit(module, datamodule=data)
-    check(bar._console.export_text(), tmp_path)
+    try:
+        trainer.fit(module, datamodule=data)
+        check(bar._console.export_text(), tmp_path)
+    finally:
+        rich.reconfigure()  # the bar has put its options into Rich's global console
 
 
 def test_rounds_without_validation_repeat_no_old_score(
