@@ -72,7 +72,9 @@ def test_a_client_downloads_what_changed_since_its_last_visit(tmp_path: Path) ->
             last = seen.get(visit.client)
             names = set(loop.schema.names)
             if last is not None:
-                names = set().union(*(loop.trained_names(r) for r in range(last, round)))
+                names = set().union(
+                    *(loop.schedule.trained(loop.schema.names, r) for r in range(last, round))
+                )
             state = AdapterState.capture(loop.tensors, loop.schema.select(names))
             expected += len(state.to_bytes())
             seen[visit.client] = round

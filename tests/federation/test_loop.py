@@ -18,9 +18,9 @@ from fedtt_lightning.federation import (
     RotatingFactor,
     RoundPlanner,
 )
-from fedtt_lightning.federation.aggregation import StreamingMean
+from fedtt_lightning.federation.aggregation import WeightedMean
 
-SIZES = [3, 5, 8]
+SIZES = np.array([3, 5, 8])
 
 
 def make_loop(**options: Any) -> tuple[FederatedLoop, dict[str, torch.Tensor]]:
@@ -135,8 +135,11 @@ def test_round_without_usable_update() -> None:
 def test_streaming_mean_is_the_weighted_mean(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     values, weights = rng.normal(size=(count, 3)), rng.integers(1, 1000, count)
-    mean = StreamingMean()
-    for value, weight in zip(values, weights, strict=True):
-        mean.add(AdapterState.capture({"a": torch.tensor(value)}), float(weight))
+    mean = WeightedMean()
+    for client, (value, weight) in enumerate(zip(values, weights, strict=True)):
+        update = AdapterState.capture({"a": torch.tensor(value)})
+        mean.add(client, update, update, float(weight))
     expected = np.average(values, axis=0, weights=weights)
-    np.testing.assert_allclose(mean.mean()["float64"].numpy(), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        mean.result(update).tensors()["a"].numpy(), expected, rtol=1e-12, atol=1e-12
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import FixedSampler, RoundPlanner, UniformSampler, seed_for
 
+TEN = np.full(10, 5)
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
 
 def planner(sizes: list[int], batch: int = 4, **options: object) -> RoundPlanner:
-    return RoundPlanner(7, sizes, lambda n: ceil(n / batch), **options)  # type: ignore[arg-type]
+    return RoundPlanner(7, np.array(sizes), lambda n: ceil(n / batch), **options)  # type: ignore[arg-type]
 
 
 @given(sizes, st.integers(1, 3), st.integers(0, 5))
@@ -61,30 +63,30 @@ def test_cap_cuts_the_round_and_still_closes_it(sizes: list[int], cap: int) -> N
 def test_uniform_cohorts(num_clients: int, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, num_clients))
     sampler = UniformSampler(size)
-    sampler.check(num_clients)
-    cohort = sampler.cohort(5, 2, num_clients)
+    sampler.check(np.ones(num_clients), 3)
+    cohort = sampler.cohort(5, 2, np.ones(num_clients))
     assert len(set(cohort)) == size and set(cohort) <= set(range(num_clients))
-    assert cohort == sampler.cohort(5, 2, num_clients)
+    assert cohort == sampler.cohort(5, 2, np.ones(num_clients))
 
 
 def test_uniform_frequencies() -> None:
     """Each of 10 clients is in 3 of 10 cohorts on average; 4000 rounds, five sigma."""
     counts = [0] * 10
     for round in range(4000):
-        for client in UniformSampler(3).cohort(1, round, 10):
+        for client in UniformSampler(3).cohort(1, round, TEN):
             counts[client] += 1
     sigma = (4000 * 0.3 * 0.7) ** 0.5
     assert all(abs(count - 1200) < 5 * sigma for count in counts)
-    assert UniformSampler(3).cohort(1, 0, 10) != UniformSampler(3).cohort(2, 0, 10) or (
-        UniformSampler(3).cohort(1, 1, 10) != UniformSampler(3).cohort(2, 1, 10)
+    assert UniformSampler(3).cohort(1, 0, TEN) != UniformSampler(3).cohort(2, 0, TEN) or (
+        UniformSampler(3).cohort(1, 1, TEN) != UniformSampler(3).cohort(2, 1, TEN)
     )
 
 
 def test_checks() -> None:
     with pytest.raises(ConfigError, match="drop_last"):
-        RoundPlanner(0, [9, 3], lambda n: n // 4).check()
+        RoundPlanner(0, np.array([9, 3]), lambda n: n // 4).check()
     for clients in ([], [1, 1], [-1], [3]):
         with pytest.raises(ConfigError, match=r"federation.sampler.clients"):
-            FixedSampler(clients).check(3)
-    FixedSampler([2, 0]).check(3)
-    assert FixedSampler([2, 0]).cohort(0, 0, 3) == (2, 0)
+            FixedSampler(clients).check(TEN[:3], None)
+    FixedSampler([2, 0]).check(TEN[:3], None)
+    assert FixedSampler([2, 0]).cohort(0, 0, TEN[:3]) == (2, 0)

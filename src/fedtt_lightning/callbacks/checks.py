@@ -17,9 +17,8 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.nn.modules.batchnorm import _NormBase
 
-from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.callbacks.lightning_private import saves_inside_rounds
-from fedtt_lightning.callbacks.parts import trainable_parameters
+from fedtt_lightning.callbacks.parts import freezing_schedules, trainable_parameters
 from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import FreezingSchedule
@@ -86,8 +85,7 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
 
 
 def _callbacks(trainer: Trainer) -> Iterator[str]:
-    freezings = [c for c in trainer.callbacks if isinstance(c, FactorFreezing)]  # type: ignore[attr-defined]
-    if len(freezings) > 1:
+    if len(freezing_schedules(trainer)) > 1:
         yield "trainer.callbacks holds more than one FactorFreezing: leave one"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__

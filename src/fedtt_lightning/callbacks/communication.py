@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fedtt_lightning.callbacks.federated_rounds import find_federation
-from fedtt_lightning.federation import AdapterState, RoundPlan, Visit
+from fedtt_lightning.federation import (
+    AdapterSchema,
+    AdapterState,
+    FederatedLoop,
+    RoundPlan,
+    Visit,
+)
 
 
 class Communication(Callback):
     """Counts and logs the bytes that travel in each round and so far.
 
     A client downloads the tensors that changed since it was last there (all of them the first
-    time) and uploads the tensors that trained. Counted are the bytes of the safetensors messages,
-    without what a transport adds. Logged at each round's end: `comm/upload_bytes`,
-    `comm/download_bytes` (this round, all clients), `comm/upload_bytes_total` and
-    `comm/download_bytes_total` (so far).
+    time) and uploads the tensors that trained, both at its own rank. Counted are the bytes of the
+    safetensors messages, without what a transport adds; also those of clients that drop out (their
+    download), are late or come to a round that is skipped. Logged at each round's end:
+    `comm/upload_bytes`, `comm/download_bytes` (this round, all clients), `comm/upload_bytes_total`
+    and `comm/download_bytes_total` (so far).
     """
 
     def __init__(self) -> None:
@@ -29,7 +37,7 @@ class Communication(Callback):
         self.uploads = 0
         self._seen: dict[int, int] = {}
         self._changed: dict[str, int] = {}
-        self._sizes: dict[frozenset[str], int] = {}
+        self._sizes: dict[str, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -38,22 +46,20 @@ class Communication(Callback):
                 self._reset()  # not the counts of an earlier fit
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
+        """Count what clients send and fetch that are not trained: dropped, late or too few."""
         self.uploaded = self.downloaded = 0
+        loop = find_federation(trainer).loop
+        for client in (*plan.dropped, *plan.late, *plan.unused):
+            self._download(loop, client, plan.round)
+        for client in (*plan.late, *plan.unused):
+            self.count_upload(self._size(loop, loop.travelling, client))
 
     def on_client_start(
         self, trainer: Trainer, pl_module: LightningModule, visit: Visit, resumed: bool
     ) -> None:
         """Count the download of what changed since the client's last visit."""
-        if resumed:
-            return
-        loop = find_federation(trainer).loop
-        last = self._seen.get(visit.client, -1)
-        changed = self._changed
-        names = frozenset(n for n in loop.schema.names if last < 0 or changed.get(n, -1) >= last)
-        size = self._size(loop.adapter, names) if names else 0
-        self.downloaded += size
-        self.downloaded_total += size
-        self._seen[visit.client] = visit.round
+        if not resumed:
+            self._download(find_federation(trainer).loop, visit.client, visit.round)
 
     def on_client_update(
         self,
@@ -64,9 +70,7 @@ class Communication(Callback):
     ) -> None:
         """Count the upload of the tensors that trained."""
         loop = find_federation(trainer).loop
-        size = self._size(loop.adapter, frozenset(update.schema.names))
-        self.uploaded += size
-        self.uploaded_total += size
+        self.count_upload(self._size(loop, update.schema, visit.client))
         self.uploads += 1
 
     def on_aggregate(
@@ -76,9 +80,14 @@ class Communication(Callback):
         old: AdapterState,
         new: AdapterState,
     ) -> None:
+        round = find_federation(trainer).loop.round
+        before = old.tensors()
+        for name, tensor in new.tensors().items():
+            if not torch.equal(tensor, before[name]):
+                self._changed[name] = round
+
+    def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         federation = find_federation(trainer)
-        round = federation.loop.round
-        self._changed.update(dict.fromkeys(federation.loop.trained_names(round), round))
         for name, value in {
             "comm/upload_bytes": self.uploaded,
             "comm/download_bytes": self.downloaded,
@@ -86,6 +95,16 @@ class Communication(Callback):
             "comm/download_bytes_total": self.downloaded_total,
         }.items():
             federation.log_round(pl_module, name, value)
+
+    def count_upload(self, nbytes: int) -> None:
+        """Count bytes that a client sends."""
+        self.uploaded += nbytes
+        self.uploaded_total += nbytes
+
+    def count_download(self, nbytes: int) -> None:
+        """Count bytes that a client fetches."""
+        self.downloaded += nbytes
+        self.downloaded_total += nbytes
 
     def state_dict(self) -> dict[str, Any]:
         keys = ("uploaded", "downloaded", "uploaded_total", "downloaded_total", "uploads")
@@ -97,9 +116,34 @@ class Communication(Callback):
         self._seen = dict(state_dict["seen"])
         self._changed = dict(state_dict["changed"])
 
-    def _size(self, adapter: AdapterState, names: frozenset[str]) -> int:
-        """Return the bytes of a message; all messages of the same tensors are equally long."""
-        if names not in self._sizes:
-            message = adapter.select(adapter.schema.select(names)).to_bytes()
-            self._sizes[names] = len(message)
-        return self._sizes[names]
+    def _download(self, loop: FederatedLoop, client: int, round: int) -> None:
+        last = self._seen.get(client, -1)
+        changed = self._changed
+        names = [
+            name
+            for name in loop.schema.names
+            if name not in loop.private and (last < 0 or changed.get(name, -1) >= last)
+        ]
+        self.count_download(self._size(loop, loop.schema.select(names), client))
+        self._seen[client] = round
+
+    def _size(self, loop: FederatedLoop, schema: AdapterSchema, client: int) -> int:
+        """Return the bytes of a message; all messages of the same shapes are equally long."""
+        schema = loop.message_schema(schema, client)
+        if not schema.specs:
+            return 0
+        if schema.digest not in self._sizes:
+            buffers = {
+                dtype: torch.zeros(sum(spec.numel for spec in specs), dtype=getattr(torch, dtype))
+                for dtype, specs in schema.by_dtype.items()
+            }
+            self._sizes[schema.digest] = len(AdapterState(schema, buffers).to_bytes())
+        return self._sizes[schema.digest]
+
+
+def find_communication(trainer: Trainer) -> Communication | None:
+    """Return the trainer's Communication callback, if it has one."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Communication):
+            return callback
+    return None

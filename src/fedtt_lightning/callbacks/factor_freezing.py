@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.federation import FreezingSchedule, RotatingFactor, Visit
 
 
@@ -29,9 +30,12 @@ class FactorFreezing(Callback):
         self, trainer: Trainer, pl_module: LightningModule, visit: Visit, resumed: bool
     ) -> None:
         """Look up the parameters that stay frozen during the visit."""
-        trainable = {n: p for n, p in pl_module.named_parameters() if p.requires_grad}
-        trained = self.schedule.trained(tuple(trainable), visit.round)
-        self._frozen = [p for name, p in trainable.items() if name not in trained]
+        trained = find_federation(trainer).loop.trained
+        self._frozen = [
+            parameter
+            for name, parameter in pl_module.named_parameters()
+            if parameter.requires_grad and name not in trained
+        ]
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer

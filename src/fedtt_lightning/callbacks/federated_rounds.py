@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from fedtt_lightning.callbacks.build import check_federation, make_loop, make_planner
 from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
-from fedtt_lightning.callbacks.checks import check_fit, check_module, check_writable
+from fedtt_lightning.callbacks.checks import check_fit, check_writable
 from fedtt_lightning.callbacks.lightning_private import (
     choose_optimizer_steps,
     restore_optimizer_steps,
@@ -23,11 +22,9 @@ from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
 from fedtt_lightning.callbacks.parts import (
     call_hook,
     client_data,
-    freezing_schedule,
-    make_planner,
     trainable_parameters,
-    with_hook,
 )
+from fedtt_lightning.callbacks.round_end import end_round, end_visit, log_round_end
 from fedtt_lightning.callbacks.round_loss import RoundLoss
 from fedtt_lightning.callbacks.run_state import (
     keep_weights_global,
@@ -37,13 +34,18 @@ from fedtt_lightning.callbacks.run_state import (
 )
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import (
+    AggregationRule,
+    ClientFailures,
+    ClientRanks,
     ClientSampler,
     FedAvg,
     FederatedLoop,
     RoundPlan,
     RoundPlanner,
+    ServerOptimizer,
     UniformSampler,
-    Visit,
+    WeightedMean,
+    Weighting,
     seed_all,
 )
 
@@ -59,20 +61,30 @@ class FederatedRounds(Callback):
     federated. Schedulers start afresh at each visit, so give them the steps of a visit:
     `trainer.estimated_stepping_batches` counts the whole run.
 
-    Other callbacks may define `on_round_start(trainer, module, plan)`,
+    Other callbacks may define `private_names(names)` (which tensors stay with each client),
+    `on_round_start(trainer, module, plan)`,
     `on_client_start(trainer, module, visit, resumed)`,
     `on_client_update(trainer, module, visit, update)` (may return a new update),
-    `on_client_end(trainer, module, visit)` and `on_aggregate(trainer, module, old, new)`.
+    `on_client_end(trainer, module, visit)`, `on_aggregate(trainer, module, old, new)` and
+    `on_round_end(trainer, module, plan)`, which also a skipped round calls.
 
     Logged at each round's end: `fed/train_loss` (mean loss of the clients, weighted by their
-    examples), `fed/clients` (updates averaged) and `fed/clients_rejected` (updates left out
-    because of NaN or Inf).
+    examples), `fed/clients` (updates aggregated), `fed/clients_rejected` (updates left out
+    because of NaN or Inf), and with `failures` `fed/clients_dropped` and `fed/clients_late`.
 
     Args:
         sampler: which clients take part in a round; all of them if not given.
         local_epochs: passes of a client over its data in a round.
         local_steps: optimizer steps of a client in a round, in place of `local_epochs`.
-        server: how the mean update moves the global parameters; plain averaging if not given.
+        aggregation: how a round's updates become one; their weighted mean if not given.
+        server: how that moves the global parameters; plain averaging if not given.
+        weighting: a client weighs its number of `examples`, or each the same (`equal`), as it
+            should where the sampler already prefers large clients.
+        ranks: TT or LoRA rank of each client; the adapter's own if not given.
+        failures: simulated dropouts and stragglers; none if not given.
+        min_clients: updates that a round needs.
+        below_min_clients: `skip` a round that has fewer (nothing changes, but it counts as a
+            round), or `fail`.
         seed: key of the experiment; the number given to `seed_everything` (0 without) if not given.
 
     Raises:
@@ -85,18 +97,30 @@ class FederatedRounds(Callback):
         sampler: ClientSampler | None = None,
         local_epochs: int = 1,
         local_steps: int | None = None,
-        server: FedAvg | None = None,
+        aggregation: AggregationRule | None = None,
+        server: ServerOptimizer | None = None,
+        weighting: Weighting = "examples",
+        ranks: ClientRanks | None = None,
+        failures: ClientFailures | None = None,
+        min_clients: int = 1,
+        below_min_clients: Literal["skip", "fail"] = "skip",
         seed: int | None = None,
     ) -> None:
         self.sampler = sampler or UniformSampler()
         self.local_epochs = local_epochs
         self.local_steps = local_steps
+        self.aggregation = aggregation or WeightedMean()
         self.server = server or FedAvg()
+        self.weighting: Weighting = weighting
+        self.ranks = ranks
+        self.failures = failures
+        self.min_clients = min_clients
+        self.below_min_clients: Literal["skip", "fail"] = below_min_clients
         self.seed = seed
         self._planner: RoundPlanner | None = None
         self._loop: FederatedLoop | None = None
         self._reset: OptimizerReset | None = None
-        self._loss = RoundLoss()
+        self.loss = RoundLoss()
         self._saved: dict[str, Any] | None = None
 
     @property
@@ -112,30 +136,21 @@ class FederatedRounds(Callback):
             return
         self._loop = self._saved = None  # of an earlier fit
         check_fit(trainer, pl_module)
-        data = client_data(trainer)
-        experiment = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-        self._planner = make_planner(
-            trainer, data, experiment, self.sampler, self.local_epochs, self.local_steps
-        )
-        self._planner.check()
-        self.server.check()
+        self._planner = make_planner(self, trainer)
         if not any(is_overridden(hook, pl_module) for hook in ("setup", "configure_model")):
-            check_module(pl_module, freezing_schedule(trainer))  # or else in on_fit_start
-        data.plan = lambda: self._plan(trainer.current_epoch)
+            check_federation(self, self._planner, trainer, pl_module)  # or else in on_fit_start
+        client_data(trainer).plan = lambda: self._plan(trainer.current_epoch)
         trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_writable(trainer)
         assert self._planner is not None
-        schedule = freezing_schedule(trainer)
-        check_module(pl_module, schedule)
-        self._loop = FederatedLoop(
-            self._planner, trainable_parameters(pl_module), schedule, self.server
-        )
-        self._loss = RoundLoss()
+        check_federation(self, self._planner, trainer, pl_module)
+        self._loop = make_loop(self, self._planner, trainer, pl_module)
+        self.loss = RoundLoss()
         self._reset = OptimizerReset(trainer)
         if self._saved is not None:
-            load_run(self._saved, self._loop, self._loss)
+            load_run(self._saved, self._loop, self.loss)
         choose_optimizer_steps(trainer, lambda batch: self._steps_after(trainer, batch))
         if trainer.is_global_zero:
             print(client_data(trainer).partition_table(), flush=True)
@@ -146,6 +161,15 @@ class FederatedRounds(Callback):
             self._saved = None
         if self.loop.inside_visit:
             call_hook(trainer, "on_client_start", pl_module, self.loop.visit, True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close a round that has too few clients at once: the loader gives it no batch."""
+        loop = self.loop
+        if not loop.is_open and loop.planner.plan(trainer.current_epoch).skipped:
+            plan = loop.open_round(trainer.current_epoch)
+            self.loss = RoundLoss()
+            call_hook(trainer, "on_round_start", pl_module, plan)
+            log_round_end(self, trainer, pl_module, 0)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -158,7 +182,7 @@ class FederatedRounds(Callback):
                     "trainable at its start are federated: freeze by rounds with FactorFreezing"
                 )
             plan = loop.open_round(trainer.current_epoch)
-            self._loss = RoundLoss()
+            self.loss = RoundLoss()
             call_hook(trainer, "on_round_start", pl_module, plan)
         if loop.position != batch_idx or loop.round != trainer.current_epoch:
             raise FederationError(
@@ -185,40 +209,14 @@ class FederatedRounds(Callback):
         visit, step = loop.visit, loop.step
         assert self._reset is not None and loop.plan is not None
         if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
-            self._loss.add_batch(outputs["loss"] * trainer.accumulate_grad_batches)
+            self.loss.add_batch(outputs["loss"] * trainer.accumulate_grad_batches)
         if visit.ends_epoch(step):
             self._reset.end_local_epoch()
         loop.advance()
         if visit.is_last(step):
-            self._end_visit(trainer, pl_module, visit)
+            end_visit(self, trainer, pl_module, visit)
         if loop.position == loop.plan.num_batches:
-            self._end_round(trainer, pl_module)
-
-    def _end_visit(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:
-        update = self.loop.close_visit()
-        for callback in with_hook(trainer, "on_client_update"):
-            update = callback.on_client_update(trainer, pl_module, visit, update) or update
-        if self.loop.accept(visit, update):
-            self._loss.end_visit(visit.num_examples)
-        else:
-            self._loss.end_visit(0)
-            rank_zero_warn(
-                f"client {visit.client} is left out of round {visit.round + 1}: its update holds "
-                "NaN or Inf"
-            )
-        call_hook(trainer, "on_client_end", pl_module, visit)
-
-    def _end_round(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loop = self.loop
-        assert loop.plan is not None
-        old, rejected = loop.adapter.clone(), len(loop.rejected)
-        new = loop.close_round()
-        call_hook(trainer, "on_aggregate", pl_module, old, new)
-        self.log_round(pl_module, "fed/clients", len(loop.plan.visits) - rejected)
-        self.log_round(pl_module, "fed/clients_rejected", rejected)
-        if (loss := self._loss.mean()) is not None:
-            loss = trainer.strategy.reduce(loss, reduce_op="mean")
-            self.log_round(pl_module, "fed/train_loss", float(loss))
+            end_round(self, trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._park()
@@ -252,7 +250,7 @@ class FederatedRounds(Callback):
             keep_weights_global(self._loop, pl_module, checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._loop is None else save_run(self._loop, self._loss)
+        return {} if self._loop is None else save_run(self._loop, self.loss)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict or None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch.nn import Parameter
 
-from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.data.client_data import ClientDataModule
-from fedtt_lightning.data.round_loader import batches_per_epoch
-from fedtt_lightning.federation import ClientSampler, FreezingSchedule, RoundPlanner, TrainAll
+from fedtt_lightning.federation import FreezingSchedule, TrainAll
 
 
 def with_hook(trainer: Trainer, hook: str) -> list[Any]:
@@ -29,12 +28,24 @@ def trainable_parameters(module: LightningModule) -> dict[str, Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
+def freezing_schedules(trainer: Trainer) -> list[FreezingSchedule]:
+    """Return the schedules of the callbacks that have one, such as FactorFreezing."""
+    schedules = (getattr(callback, "schedule", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return [schedule for schedule in schedules if isinstance(schedule, FreezingSchedule)]
+
+
 def freezing_schedule(trainer: Trainer) -> FreezingSchedule:
     """Return the schedule of the FactorFreezing callback, or that nothing is frozen."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, FactorFreezing):
-            return callback.schedule
-    return TrainAll()
+    schedules = freezing_schedules(trainer)
+    return schedules[0] if schedules else TrainAll()
+
+
+def private_names(trainer: Trainer, names: Sequence[str]) -> frozenset[str]:
+    """Return the trainable names that callbacks keep with each client (hook `private_names`)."""
+    private: set[str] = set()
+    for callback in with_hook(trainer, "private_names"):
+        private |= callback.private_names(names)
+    return frozenset(private)
 
 
 def client_data(trainer: Trainer) -> ClientDataModule:
@@ -42,27 +53,3 @@ def client_data(trainer: Trainer) -> ClientDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, ClientDataModule)
     return data
-
-
-def make_planner(
-    trainer: Trainer,
-    data: ClientDataModule,
-    experiment: int,
-    sampler: ClientSampler,
-    local_epochs: int,
-    local_steps: int | None,
-) -> RoundPlanner:
-    """Divide the data among the clients and plan rounds as the Trainer's settings say."""
-    data.federate(experiment)
-    world_size = trainer.world_size
-    limit = trainer.limit_train_batches
-    return RoundPlanner(
-        experiment=experiment,
-        sizes=data.clients.sizes,
-        batches_per_epoch=lambda size: batches_per_epoch(size, data.loader, world_size),
-        sampler=sampler,
-        local_epochs=local_epochs,
-        local_steps=local_steps,
-        accumulate=trainer.accumulate_grad_batches,
-        max_batches=limit if isinstance(limit, int) else None,
-    )

@@ -19,7 +19,7 @@ def save_run(loop: FederatedLoop, loss: RoundLoss) -> dict[str, Any]:
     return {
         "loop": loop.state_dict(),
         "loss": loss.state_dict(),
-        "schedule": repr(loop.schedule),
+        "settings": _settings(loop),
         "grads": {
             name: tensor.grad.clone()
             for name, tensor in loop.tensors.items()
@@ -34,13 +34,24 @@ def load_run(state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss) -> Non
     Raises:
         ConfigError: the checkpoint is of another model, method, schedule or experiment.
     """
-    if state["schedule"] != repr(loop.schedule):
-        raise ConfigError(
-            f"the checkpoint was trained with {state['schedule']}, this run has "
-            f"{loop.schedule!r}: use the same FactorFreezing callback"
-        )
+    for key, ours in _settings(loop).items():
+        if (theirs := state["settings"].get(key)) != ours:
+            raise ConfigError(
+                f"the checkpoint was trained with {theirs}, this run has {ours}: use the same {key}"
+            )
     loop.load_state_dict(state["loop"])
     loss.load_state_dict(state["loss"])
+
+
+def _settings(loop: FederatedLoop) -> dict[str, str]:
+    """Return what must be the same in a resumed run, by what a user would change."""
+    return {
+        "FactorFreezing callback": repr(loop.schedule),
+        "federation.aggregation": repr(loop.aggregation),
+        "federation.server": type(loop.server).__name__,
+        "federation.weighting": loop.weighting,
+        "private tensors": ", ".join(sorted(loop.private)) or "none",
+    }
 
 
 def load_gradients(state: dict[str, Any], loop: FederatedLoop) -> None:

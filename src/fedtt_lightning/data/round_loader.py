@@ -62,7 +62,8 @@ class RoundLoader:
         )
 
     def __len__(self) -> int:
-        return self.plan.num_batches
+        """Return the round's batches; 1, which never comes, if it has none: 0 would end `fit`."""
+        return max(self.plan.num_batches, 1)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._loader)

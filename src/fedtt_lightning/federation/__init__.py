@@ -1,16 +1,22 @@
 """Rounds, visits, aggregation and freezing, without any Lightning."""
 
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState, TensorSpec
-from fedtt_lightning.federation.aggregation import FedAvg, StreamingMean
+from fedtt_lightning.federation.aggregation import AggregationRule, WeightedMean
+from fedtt_lightning.federation.failures import ClientFailures
 from fedtt_lightning.federation.freezing import FreezingSchedule, RotatingFactor, TrainAll
-from fedtt_lightning.federation.loop import FederatedLoop
+from fedtt_lightning.federation.loop import FederatedLoop, Weighting
 from fedtt_lightning.federation.plan import RoundPlan, RoundPlanner, Visit
+from fedtt_lightning.federation.ranks import ClientRanks
 from fedtt_lightning.federation.sampling import ClientSampler, FixedSampler, UniformSampler
 from fedtt_lightning.federation.seeds import generator_for, seed_all, seed_for
+from fedtt_lightning.federation.server import FedAvg, ServerOptimizer
 
 __all__ = [
     "AdapterSchema",
     "AdapterState",
+    "AggregationRule",
+    "ClientFailures",
+    "ClientRanks",
     "ClientSampler",
     "FedAvg",
     "FederatedLoop",
@@ -19,11 +25,13 @@ __all__ = [
     "RotatingFactor",
     "RoundPlan",
     "RoundPlanner",
-    "StreamingMean",
+    "ServerOptimizer",
     "TensorSpec",
     "TrainAll",
     "UniformSampler",
     "Visit",
+    "WeightedMean",
+    "Weighting",
     "generator_for",
     "seed_all",
     "seed_for",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -46,6 +46,15 @@ class AdapterSchema:
             )
         )
 
+    @classmethod
+    def from_rows(cls, rows: Iterable[tuple[str, Sequence[int], str]]) -> AdapterSchema:
+        """Read what `rows` gave."""
+        return cls(tuple(TensorSpec(name, tuple(shape), dtype) for name, shape, dtype in rows))
+
+    def rows(self) -> list[tuple[str, list[int], str]]:
+        """Return name, shape and dtype of each tensor as plain values, for a checkpoint."""
+        return [(spec.name, list(spec.shape), spec.dtype) for spec in self.specs]
+
     def select(self, names: Collection[str]) -> AdapterSchema:
         """Keep the specs whose name is in `names`, in this schema's order."""
         return AdapterSchema(tuple(spec for spec in self.specs if spec.name in names))
@@ -66,8 +75,7 @@ class AdapterSchema:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the names, shapes and dtypes, in hexadecimal."""
-        rows = [[spec.name, spec.shape, spec.dtype] for spec in self.specs]
-        return sha256(json.dumps(rows).encode()).hexdigest()
+        return sha256(json.dumps(self.rows()).encode()).hexdigest()
 
     @cached_property
     def by_dtype(self) -> dict[str, tuple[TensorSpec, ...]]:

@@ -5,22 +5,41 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.federation.adapter_state import AdapterState
 
 _FACTOR = re.compile(r"^(.*)core_(\d+)$")
 
 
 class FreezingSchedule(ABC):
-    """A pure function from the round to the names that train."""
+    """A function from the round to the names that train.
+
+    It may depend on nothing but its arguments and, in a schedule that learns, on the aggregated
+    updates it was shown, which it then keeps in `state_dict`.
+    """
 
     @abstractmethod
-    def trained(self, names: Sequence[str], round: int) -> frozenset[str]:
-        """Return the names, out of all trainable ones, that train in a round (0-based)."""
+    def trained(self, names: Sequence[str], round: int, experiment: int = 0) -> frozenset[str]:
+        """Return the names, out of all trainable ones, that train in a round (0-based).
+
+        Random choices are keyed by (experiment, round).
+        """
+
+    def observe(self, round: int, update: AdapterState) -> None:  # noqa: B027 - most do not learn
+        """Take note of a round's aggregated update (float64 buffers)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learned, as plain numbers, lists and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Go on from `state_dict`."""
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{key}={value!r}" for key, value in sorted(vars(self).items()))
-        return f"{type(self).__name__}({settings})"
+        settings = {k: v for k, v in sorted(vars(self).items()) if not k.startswith("_")}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
     def check(self, names: Sequence[str]) -> None:
         """Raise ConfigError if the schedule does not fit these trainable names."""
@@ -31,7 +50,7 @@ class FreezingSchedule(ABC):
 class TrainAll(FreezingSchedule):
     """Nothing is frozen: FedTT, and plain federated averaging of any method."""
 
-    def trained(self, names: Sequence[str], round: int) -> frozenset[str]:
+    def trained(self, names: Sequence[str], round: int, experiment: int = 0) -> frozenset[str]:
         return frozenset(names)
 
 
@@ -63,7 +82,7 @@ class RotatingFactor(FreezingSchedule):
                     f"{prefix}core_* has {len(factors)}: choose mode sizes with more factors"
                 )
 
-    def trained(self, names: Sequence[str], round: int) -> frozenset[str]:
+    def trained(self, names: Sequence[str], round: int, experiment: int = 0) -> frozenset[str]:
         names_set = set(names)
         frozen: set[str] = set()
         for prefix, factors in factor_groups(names).items():

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
-from fedtt_lightning.federation.aggregation import FedAvg, StreamingMean
+from fedtt_lightning.federation.aggregation import AggregationRule, WeightedMean
 from fedtt_lightning.federation.freezing import FreezingSchedule, TrainAll
+from fedtt_lightning.federation.loop_state import check_same_run, to_device
 from fedtt_lightning.federation.plan import RoundPlan, RoundPlanner, Visit
+from fedtt_lightning.federation.server import FedAvg, ServerOptimizer
+
+Weighting = Literal["examples", "equal"]
 
 
 class FederatedLoop:
@@ -27,7 +32,16 @@ class FederatedLoop:
         planner: draws the rounds' visits.
         tensors: the trainable tensors by name; the live parameters of the model.
         schedule: which of them train in which round.
-        server: how the mean update moves the global adapter.
+        aggregation: how a round's updates become one.
+        server: how that moves the global adapter.
+        weighting: whether a client weighs its number of examples, or each the same.
+        private: names that train but never travel; the global adapter keeps their first values.
+        ranks: each client's TT or LoRA rank, int64 (clients,); the adapter's own if not given.
+
+    Attributes:
+        trained: the names that train in the open or last closed round.
+        start: what the open visit began from.
+        private_state: the private tensors at the end of the visit that was closed last.
     """
 
     def __init__(
@@ -35,20 +49,33 @@ class FederatedLoop:
         planner: RoundPlanner,
         tensors: Mapping[str, Tensor],
         schedule: FreezingSchedule | None = None,
-        server: FedAvg | None = None,
+        server: ServerOptimizer | None = None,
+        aggregation: AggregationRule | None = None,
+        weighting: Weighting = "examples",
+        below_min_clients: Literal["skip", "fail"] = "skip",
+        private: Collection[str] = (),
+        ranks: np.ndarray | None = None,
     ) -> None:
         self.planner = planner
         self.tensors = dict(tensors)
         self.schedule = schedule or TrainAll()
         self.server = server or FedAvg()
+        self.aggregation = aggregation or WeightedMean()
+        self.weighting = weighting
+        self.below_min_clients = below_min_clients
+        self.private = frozenset(private)
+        self.ranks = ranks
         self.schema = AdapterSchema.of(self.tensors)
         self.adapter = AdapterState.capture(self.tensors)
+        self.start = self.adapter
+        self.trained: frozenset[str] = frozenset(self.tensors)
+        self.private_state: AdapterState | None = None
         self.plan: RoundPlan | None = None
         self.is_open = False
         self.position = 0
         self.rejected: list[int] = []
-        self._mean = StreamingMean()
         self._parked: AdapterState | None = None
+        self.aggregation.reset()
 
     @property
     def round(self) -> int:
@@ -76,26 +103,40 @@ class FederatedLoop:
     def _round_batches(self) -> int:
         return 0 if self.plan is None else self.plan.num_batches
 
-    def trained_names(self, round: int) -> frozenset[str]:
-        """Return the names that train, and travel, in a round."""
-        return self.schedule.trained(self.schema.names, round)
+    @property
+    def travelling(self) -> AdapterSchema:
+        """The schema of what clients send in the open or last closed round, at full rank."""
+        return self.schema.select(self.trained - self.private)
 
-    def trained_schema(self, round: int) -> AdapterSchema:
-        """Return the schema of what clients send in a round."""
-        return self.schema.select(self.trained_names(round))
+    def message_schema(self, schema: AdapterSchema, client: int) -> AdapterSchema:
+        """Return the shapes in which tensors travel to and from a client."""
+        if self.ranks is None:
+            return schema
+        return self.aggregation.message_schema(schema, int(self.ranks[client]))
 
     def open_round(self, round: int) -> RoundPlan:
-        """Begin a round with an empty aggregate."""
+        """Begin a round with an empty aggregate; one that has too few clients is over at once.
+
+        Raises:
+            FederationError: the round has too few clients, and that is not to be skipped.
+        """
         self.plan = self.planner.plan(round)
-        self.is_open, self.position = True, 0
+        self.is_open, self.position = not self.plan.skipped, 0
         self.rejected = []
-        self._mean = StreamingMean()
+        self.trained = self.schedule.trained(self.schema.names, round, self.planner.experiment)
+        self.aggregation.reset()
+        if self.plan.skipped:
+            self._too_few(len(self.plan.unused))
         return self.plan
 
     def open_visit(self) -> Visit:
-        """Write the global adapter into the tensors, where the next visit starts from."""
-        self.adapter.copy_into(self.tensors)
-        return self.visit
+        """Write what the visit starts from into the tensors: the adapter, at the client's rank."""
+        visit = self.visit
+        self.start = self.adapter
+        if self.ranks is not None:
+            self.start = self.aggregation.shrink(self.adapter, int(self.ranks[visit.client]))
+        self.start.copy_into(self.tensors)
+        return visit
 
     def advance(self) -> None:
         """Count one trained batch."""
@@ -114,19 +155,23 @@ class FederatedLoop:
         self.adapter.copy_into(self.tensors)
 
     def close_visit(self) -> AdapterState:
-        """Return the visit's update (new minus old, float64) and put the global adapter back.
+        """Return the visit's update (new minus start, float64) and put the global adapter back.
 
         Raises:
             FederationError: a tensor that was frozen in this round has moved.
         """
-        schema = self.trained_schema(self.round)
-        for name, old in self.adapter.tensors().items():
-            if name not in schema.names and not torch.equal(old, self.tensors[name]):
+        for name, old in self.start.tensors().items():
+            if name not in self.trained and not torch.equal(old, self.tensors[name]):
                 raise FederationError(
                     f"{name} is frozen in round {self.round + 1} but was changed during training: "
                     "something other than the optimizer writes to it"
                 )
-        update = AdapterState.capture(self.tensors, schema).minus(self.adapter.select(schema))
+        if self.private:
+            self.private_state = AdapterState.capture(
+                self.tensors, self.schema.select(self.private)
+            )
+        schema = self.travelling
+        update = AdapterState.capture(self.tensors, schema).minus(self.start.select(schema))
         self.adapter.copy_into(self.tensors)
         return update
 
@@ -135,45 +180,63 @@ class FederatedLoop:
         if not update.is_finite():
             self.rejected.append(visit.client)
             return False
-        self._mean.add(update, float(visit.num_examples))
+        weight = float(visit.num_examples) if self.weighting == "examples" else 1.0
+        self.aggregation.add(visit.client, self.start, update, weight)
         return True
 
-    def close_round(self) -> AdapterState:
+    def close_round(self) -> AdapterState | None:
         """Aggregate, write the new global adapter into the tensors and return it.
 
+        Without enough finite updates the round is skipped, and None returned.
+
         Raises:
-            FederationError: no update of the round was finite.
+            FederationError: no update was finite, or too few were and that is not to be skipped.
         """
-        if self._mean.count == 0:
+        self.is_open = False
+        count = self.aggregation.count
+        if count == 0:
             raise FederationError(
                 f"round {self.round + 1} has no usable update: those of clients "
                 f"{', '.join(map(str, self.rejected))} hold NaN or Inf. Lower the learning rate, "
                 "or look at these clients' data"
             )
-        old = self.adapter.select(self.trained_schema(self.round))
-        new = self.server.step(old, self._mean.mean())
+        if count < self.planner.min_clients:
+            self._too_few(count)
+            return None
+        update = self.aggregation.result(self.adapter)
+        new = self.server.step(self.adapter.select(update.schema), update)
+        self.schedule.observe(self.round, update)
         new.copy_into(self.adapter.tensors())
         self.adapter.copy_into(self.tensors)
-        self.is_open = False
-        self._mean = StreamingMean()
+        self.aggregation.reset()
         return self.adapter
+
+    def _too_few(self, count: int) -> None:
+        if self.below_min_clients == "fail":
+            raise FederationError(
+                f"round {self.round + 1} has {count} usable updates, fewer than "
+                f"federation.min_clients={self.planner.min_clients}: lower it, choose more clients "
+                "a round, or set federation.below_min_clients to skip"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers, lists and tensors; a client's weights only inside a visit."""
-        local = None
-        if self.inside_visit:
-            local = (self._parked or AdapterState.capture(self.tensors)).buffers
+        inside = self.inside_visit
+        local = (self._parked or AdapterState.capture(self.tensors)).buffers if inside else None
         return {
             "experiment": self.planner.experiment,
-            "schema": [[s.name, list(s.shape), s.dtype] for s in self.schema.specs],
+            "schema": self.schema.rows(),
             "visits": self._visits(),
             "round": self.round,
             "is_open": self.is_open,
             "position": self.position,
             "rejected": list(self.rejected),
             "adapter": {dtype: buffer.clone() for dtype, buffer in self.adapter.buffers.items()},
-            "mean": self._mean.state_dict(),
+            "aggregation": self.aggregation.state_dict(),
+            "server": self.server.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "local": local,
+            "start": self.start.buffers if inside and self.ranks is not None else None,
         }
 
     def _visits(self) -> list[list[int]]:
@@ -186,22 +249,10 @@ class FederatedLoop:
         Raises:
             ConfigError: the state belongs to another model, method or experiment.
         """
-        ours = {s.name: [list(s.shape), s.dtype] for s in self.schema.specs}
-        theirs = {name: [shape, dtype] for name, shape, dtype in state["schema"]}
-        if ours != theirs:
-            names = sorted(n for n in {*ours, *theirs} if ours.get(n) != theirs.get(n))
-            one = names[0]
-            raise ConfigError(
-                f"the checkpoint is of another model or method: {len(names)} trainable tensors "
-                f"differ, first {one}: here {ours.get(one, 'absent')}, "
-                f"in the checkpoint {theirs.get(one, 'absent')}"
-            )
-        if state["experiment"] != self.planner.experiment:
-            raise ConfigError(
-                f"the checkpoint is of the experiment with seed {state['experiment']}, this run "
-                f"has seed {self.planner.experiment}: resume with federation.seed="
-                f"{state['experiment']}"
-            )
+        check_same_run(state, self.schema, self.planner.experiment)
+        device = next(iter(self.tensors.values())).device
+        state = to_device(state, device)
+        self.schedule.load_state_dict(state["schedule"])
         round = state["round"]
         self.plan = None if round < 0 else self.planner.plan(round)
         if state["is_open"] and state["visits"] != self._visits():
@@ -211,14 +262,15 @@ class FederatedLoop:
                 "federation keys"
             )
         self.is_open, self.position = state["is_open"], state["position"]
+        if self.is_open:
+            self.trained = self.schedule.trained(self.schema.names, round, self.planner.experiment)
         self.rejected = list(state["rejected"])
-        device = next(iter(self.tensors.values())).device
-        buffers = {dtype: buffer.to(device) for dtype, buffer in state["adapter"].items()}
-        self.adapter = AdapterState(self.schema, buffers)
-        self._mean.load_state_dict(state["mean"])
-        self._mean.total = {k: v.to(device) for k, v in self._mean.total.items()}
+        self.adapter = self.start = AdapterState(self.schema, state["adapter"])
+        self.aggregation.load_state_dict(state["aggregation"])
+        self.server.load_state_dict(state["server"])
+        if state["start"] is not None:
+            self.start = AdapterState(self.schema, state["start"])
         if state["local"] is not None:
-            local = {dtype: buffer.to(device) for dtype, buffer in state["local"].items()}
-            AdapterState(self.schema, local).copy_into(self.tensors)
+            AdapterState(self.schema, state["local"]).copy_into(self.tensors)
         else:
             self.adapter.copy_into(self.tensors)

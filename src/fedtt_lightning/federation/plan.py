@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.federation.failures import ClientFailures, Outcome
 from fedtt_lightning.federation.sampling import ClientSampler, UniformSampler
 from fedtt_lightning.federation.seeds import seed_for
 
@@ -58,12 +59,24 @@ class RoundPlan:
     """The visits of one round, one after another.
 
     Attributes:
+        visits: clients that train and answer; none in a round that is skipped.
+        dropped: clients that never answered.
+        late: clients that answered after the deadline.
+        unused: clients that answered in time to a round that is skipped, being too few.
         start: batches of the round that are already trained, when a run goes on inside it.
     """
 
     round: int
     visits: tuple[Visit, ...]
+    dropped: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
+    unused: tuple[int, ...] = ()
     start: int = 0
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the round has too few clients to take place."""
+        return not self.visits
 
     @cached_property
     def num_batches(self) -> int:
@@ -91,38 +104,69 @@ class RoundPlanner:
         local_epochs: passes of a client over its data in a visit.
         local_steps: optimizer steps of a visit, in place of `local_epochs`.
         accumulate: batches that make one optimizer step.
+        failures: which clients of a cohort do not answer, or too late; none if not given.
+        min_clients: answers that a round needs to take place.
         max_batches: cap on a round's batches; later visits are cut.
     """
 
     experiment: int
-    sizes: Sequence[int] | np.ndarray
+    sizes: np.ndarray
     batches_per_epoch: Callable[[int], int]
     sampler: ClientSampler = field(default_factory=UniformSampler)
     local_epochs: int = 1
     local_steps: int | None = None
     accumulate: int = 1
+    failures: ClientFailures | None = None
+    min_clients: int = 1
     max_batches: int | None = None
 
-    def check(self) -> None:
-        """Raise ConfigError if no round could be planned."""
+    def check(self, rounds: int | None = None) -> None:
+        """Raise ConfigError if rounds could not be planned; `rounds` is None for no limit."""
         if self.local_epochs < 1:
             raise ConfigError(f"federation.local_epochs is {self.local_epochs}, but must be >= 1")
         if self.local_steps is not None and self.local_steps < 1:
             raise ConfigError(f"federation.local_steps is {self.local_steps}, but must be >= 1")
-        self.sampler.check(len(self.sizes))
-        for client, size in enumerate(self.sizes):
-            if self.batches_per_epoch(int(size)) < 1:
-                raise ConfigError(
-                    f"client {client} has {size} examples, fewer than one batch, and drop_last "
-                    "leaves it without any: lower data.batch_size or turn drop_last off"
-                )
+        self.sampler.check(self.sizes, rounds)
+        if self.failures is not None:
+            self.failures.check()
+        smallest = int(np.argmin(self.sizes))
+        if self.batches_per_epoch(int(self.sizes[smallest])) < 1:
+            raise ConfigError(
+                f"client {smallest} has {self.sizes[smallest]} examples, fewer than one batch, and "
+                "drop_last leaves it without any: lower data.batch_size or turn drop_last off"
+            )
+        self._check_min_clients()
+
+    def _check_min_clients(self) -> None:
+        if self.min_clients < 1:
+            raise ConfigError(f"federation.min_clients is {self.min_clients}, but must be >= 1")
+        size = self.sampler.largest_cohort(self.sizes)
+        if self.min_clients > size:
+            raise ConfigError(
+                f"federation.min_clients is {self.min_clients}, but a round has at most {size} "
+                "clients: lower it, or let federation.sampler choose more"
+            )
 
     def plan(self, round: int) -> RoundPlan:
         """Return the plan of a round (0-based)."""
-        cohort = self.sampler.cohort(self.experiment, round, len(self.sizes))
+        answers: dict[Outcome, list[int]] = {"done": [], "dropped": [], "late": []}
+        for client in self.sampler.cohort(self.experiment, round, self.sizes):
+            answers[self._outcome(round, client)].append(client)
+        dropped, late, done = (tuple(answers[key]) for key in ("dropped", "late", "done"))
+        if len(done) < self.min_clients:
+            return RoundPlan(round, (), dropped, late, unused=done)
+        return RoundPlan(round, self._visits(round, done), dropped, late)
+
+    def _outcome(self, round: int, client: int) -> Outcome:
+        if self.failures is None:
+            return "done"
+        batches = self._visit_batches(self.batches_per_epoch(int(self.sizes[client])))
+        return self.failures.outcome(self.experiment, round, client, batches)
+
+    def _visits(self, round: int, clients: Iterable[int]) -> tuple[Visit, ...]:
         visits: list[Visit] = []
         first = 0
-        for client in cohort:
+        for client in clients:
             size = int(self.sizes[client])
             per_epoch = self.batches_per_epoch(size)
             batches = self._visit_batches(per_epoch)
@@ -133,7 +177,7 @@ class RoundPlanner:
             seed = seed_for(self.experiment, "visit", round, client)
             visits.append(Visit(round, client, seed, size, per_epoch, batches, first))
             first += batches
-        return RoundPlan(round, tuple(visits))
+        return tuple(visits)
 
     def _visit_batches(self, per_epoch: int) -> int:
         if self.local_steps is None:

@@ -1,0 +1,110 @@
+"""From FederatedRounds' settings to a planner and a loop, and whether they fit together."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+
+from fedtt_lightning.callbacks.checks import check_module
+from fedtt_lightning.callbacks.parts import (
+    client_data,
+    freezing_schedule,
+    private_names,
+    trainable_parameters,
+)
+from fedtt_lightning.data.round_loader import batches_per_epoch
+from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.federation import AdapterSchema, FedAvg, FederatedLoop, RoundPlanner
+
+if TYPE_CHECKING:
+    from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+
+
+def make_planner(settings: FederatedRounds, trainer: Trainer) -> RoundPlanner:
+    """Divide the data among the clients and return the planner of their rounds.
+
+    Raises:
+        ConfigError: rounds cannot be planned.
+    """
+    data = client_data(trainer)
+    seed = settings.seed
+    experiment = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+    data.federate(experiment)
+    world_size = trainer.world_size
+    limit = trainer.limit_train_batches
+    planner = RoundPlanner(
+        experiment=experiment,
+        sizes=data.clients.sizes,
+        batches_per_epoch=lambda size: batches_per_epoch(size, data.loader, world_size),
+        sampler=settings.sampler,
+        local_epochs=settings.local_epochs,
+        local_steps=settings.local_steps,
+        accumulate=trainer.accumulate_grad_batches,
+        failures=settings.failures,
+        min_clients=settings.min_clients,
+        max_batches=limit if isinstance(limit, int) else None,
+    )
+    rounds = trainer.max_epochs
+    planner.check(rounds if rounds is not None and rounds >= 0 else None)
+    return planner
+
+
+def check_federation(
+    settings: FederatedRounds, planner: RoundPlanner, trainer: Trainer, module: LightningModule
+) -> None:
+    """Raise ConfigError if module, schedule, aggregation, server and ranks do not fit."""
+    check_module(module, freezing_schedule(trainer))
+    names = tuple(trainable_parameters(module))
+    private = private_names(trainer, names)
+    if len(private) == len(names):
+        raise ConfigError("every trainable parameter is private: nothing is left to federate")
+    settings.server.check()
+    schema = AdapterSchema.of(trainable_parameters(module))
+    shared = schema.select([name for name in names if name not in private])
+    settings.aggregation.check(shared, fewest_updates(planner))
+    if settings.aggregation.replaces_factors and not (
+        type(settings.server) is FedAvg and settings.server.lr == 1
+    ):
+        raise ConfigError(
+            f"federation.aggregation {type(settings.aggregation).__name__} makes factors anew each "
+            f"round, so steps of federation.server {type(settings.server).__name__} in them mean "
+            "nothing: use FedAvg with lr 1"
+        )
+    if (ranks := client_ranks(settings, planner)) is not None:
+        settings.aggregation.check_ranks(shared, ranks)
+
+
+def fewest_updates(planner: RoundPlanner) -> int | None:
+    """Return the fewest updates a round that takes place can have, None if that is not known."""
+    if planner.failures is not None:
+        return planner.min_clients if planner.min_clients > 1 else None
+    size = planner.sampler.smallest_cohort(planner.sizes)
+    return size if size is not None or planner.min_clients == 1 else planner.min_clients
+
+
+def client_ranks(settings: FederatedRounds, planner: RoundPlanner) -> np.ndarray | None:
+    """Return the rank of each client, int64 (clients,), or None if all have the adapter's."""
+    if settings.ranks is None:
+        return None
+    return settings.ranks.ranks(planner.experiment, len(planner.sizes))
+
+
+def make_loop(
+    settings: FederatedRounds, planner: RoundPlanner, trainer: Trainer, module: LightningModule
+) -> FederatedLoop:
+    """Return the loop over the module's trainable parameters."""
+    parameters = trainable_parameters(module)
+    return FederatedLoop(
+        planner,
+        parameters,
+        freezing_schedule(trainer),
+        settings.server,
+        settings.aggregation,
+        settings.weighting,
+        settings.below_min_clients,
+        private_names(trainer, tuple(parameters)),
+        client_ranks(settings, planner),
+    )
