@@ -3,7 +3,9 @@
 from .adapter_function import ACTIVATIONS, tt_adapter
 from .chains import half_chains, to_dense
 from .initial import INITS, init_adapter_, init_linear_
+from .rounding import pad_cores, scale_like, tt_round
 from .shape import TTShape
+from .sum import tt_shorten, tt_sum
 from .svd import tt_svd
 
 __all__ = [
@@ -13,7 +15,12 @@ __all__ = [
     "half_chains",
     "init_adapter_",
     "init_linear_",
+    "pad_cores",
+    "scale_like",
     "to_dense",
     "tt_adapter",
+    "tt_round",
+    "tt_shorten",
+    "tt_sum",
     "tt_svd",
 ]
