@@ -35,6 +35,7 @@ class BuiltinText(ClientDataModule):
         tokenizer: the model's backbone: `builtin`, or a folder that `ensure_backbone` made.
         clients: number of clients, None where `partition` tells.
         partition: how examples go to clients; None is IID.
+        client_holdout: share of each client's examples kept for evaluation by client.
     """
 
     task = "builtin"
@@ -52,8 +53,9 @@ class BuiltinText(ClientDataModule):
         tokenizer: str = "builtin",
         clients: int | None = 10,
         partition: Partitioner | None = None,
+        client_holdout: float = 0.0,
     ) -> None:
-        super().__init__(clients, partition)
+        super().__init__(clients, partition, client_holdout)
         if not Path(tokenizer).name.startswith("builtin"):
             raise ConfigError(
                 f"data.BuiltinText goes with model.backbone=builtin, whose words it has, not with "

@@ -54,16 +54,29 @@ class ClientDataModule(LightningDataModule):
     and global.
 
     `clients=None` lets the partition tell how many there are (ByColumn, FlwrPartitioner);
-    `partition=None` is `IID()`.
+    `partition=None` is `IID()`. `client_holdout`, from 0 to below 1, is the share of each client's
+    own examples that it does not train on: after `federate`, `clients` holds what trains and
+    `held_out` the rest, by the same client numbers (None at 0).
     """
 
     train_data: Any
     loader: LoaderOptions
     clients: Partition
+    held_out: Partition | None = None
     label_names: list[str] | None = None
 
-    def __init__(self, clients: int | None = 10, partition: Partitioner | None = None) -> None:
+    def __init__(
+        self,
+        clients: int | None = 10,
+        partition: Partitioner | None = None,
+        client_holdout: float = 0.0,
+    ) -> None:
         super().__init__()
+        if not 0 <= client_holdout < 1:
+            raise ConfigError(
+                f"data.client_holdout is {client_holdout}; set it to 0 or to a share below 1"
+            )
+        self.client_holdout = client_holdout
         self.requested_clients = clients
         self.partition = IID() if partition is None else partition
         self.plan: Callable[[], RoundPlan] | None = None
@@ -93,7 +106,8 @@ class ClientDataModule(LightningDataModule):
 
         `seed` is the experiment's; a partitioner's own seed goes before it. Calling it again with
         the same data and seed changes nothing. Raises ConfigError if the division is impossible,
-        not disjoint, not complete, or leaves a client without examples.
+        not disjoint, not complete, or leaves a client without examples (of each kind, if
+        `client_holdout` is set).
         """
         if self.partition.seed is not None:
             seed = self.partition.seed
@@ -105,6 +119,12 @@ class ClientDataModule(LightningDataModule):
             raise ConfigError("the training data has no examples")
         clients = self.partition(examples, self.requested_clients, generator_for(seed, "partition"))
         clients.check(len(examples))
+        self.held_out = None
+        if self.client_holdout:
+            check_divisible(clients)
+            clients, self.held_out = clients.split(
+                self.client_holdout, generator_for(seed, "client holdout")
+            )
         self.clients = clients
         self._federated_with = (self.train_data, seed)
 
@@ -133,4 +153,16 @@ class ClientDataModule(LightningDataModule):
         world_size = self.trainer.world_size if self.trainer is not None else 1
         return RoundLoader(
             self.train_data, self.clients, self.plan(), self.loader, rank, world_size
+        )
+
+
+def check_divisible(clients: Partition) -> None:
+    """Raise ConfigError if a client has too few examples to train and to be evaluated on."""
+    short = np.flatnonzero(clients.sizes < 2)
+    if len(short):
+        more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
+        raise ConfigError(
+            f"data.client_holdout needs 2 examples of each client, but client {short[0]}{more} of "
+            f"{len(clients)} has one: lower data.clients, use more data, choose a more even "
+            "data.partition (Dirichlet has min_examples), or set data.client_holdout to 0"
         )

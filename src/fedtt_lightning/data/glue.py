@@ -48,6 +48,7 @@ class GlueData(ClientDataModule):
         mismatched: MNLI only: the dev set of other genres than the training set's.
         clients: number of clients, None where `partition` tells.
         partition: how examples go to clients; None is IID.
+        client_holdout: share of each client's examples kept for evaluation by client.
 
     Raises ConfigError for an unknown task, a file that is missing or not as expected (file and
     line), a tokenizer that cannot be loaded, and a hub that cannot be reached.
@@ -68,8 +69,9 @@ class GlueData(ClientDataModule):
         mismatched: bool = False,
         clients: int | None = 10,
         partition: Partitioner | None = None,
+        client_holdout: float = 0.0,
     ) -> None:
-        super().__init__(clients, partition)
+        super().__init__(clients, partition, client_holdout)
         self.task = task_name(task)
         self.num_labels = TASKS[self.task].num_labels
         self.label_names = list(TASKS[self.task].labels) or None

@@ -63,6 +63,36 @@ class Partition:
         owners[self._order] = np.repeat(np.arange(len(self)), self.sizes)
         return owners
 
+    def split(self, share: float, rng: np.random.Generator) -> tuple[Partition, Partition]:
+        """Return (rest, part): a random `share` of each client's examples taken out of its own.
+
+        The share is rounded to whole examples, but both sides keep at least one. What a client
+        loses does not depend on what other clients hold. Needs a checked partition without a
+        client of a single example.
+        """
+        sizes, clients = self.sizes, np.repeat(np.arange(len(self)), self.sizes)
+        counts = np.clip(np.floor(share * sizes + 0.5).astype(np.int64), 1, sizes - 1)
+        keys = rng.random(len(self._order))[self._order]
+        drawn = np.lexsort((keys, clients))
+        ranks = np.arange(len(drawn)) - np.repeat(self._bounds[:-1], sizes)
+        taken = np.empty(len(drawn), dtype=bool)
+        taken[drawn] = ranks < np.repeat(counts, sizes)
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        return (
+            Partition(self._order[~taken], self._bounds - bounds),
+            Partition(self._order[taken], bounds),
+        )
+
+    def count(self, classes: np.ndarray, num_classes: int) -> np.ndarray:
+        """Return how many examples of each class a client holds, int64 [clients, num_classes].
+
+        `classes[example]` lies between 0 and `num_classes` - 1; the clients together may hold only
+        some of the examples.
+        """
+        cells = np.repeat(np.arange(len(self)), self.sizes) * num_classes + classes[self._order]
+        counts = np.bincount(cells, minlength=len(self) * num_classes)
+        return counts.reshape(len(self), num_classes)
+
     def check(self, num_examples: int) -> None:
         """Raise ConfigError unless each example has one client and each client an example."""
         if len(self) == 0:

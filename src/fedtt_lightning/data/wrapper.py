@@ -53,8 +53,9 @@ class FederatedDataModule(ClientDataModule):
         inner: LightningDataModule,
         clients: int | None = 10,
         partition: Partitioner | None = None,
+        client_holdout: float = 0.0,
     ) -> None:
-        super().__init__(clients, partition)
+        super().__init__(clients, partition, client_holdout)
         if any(base.__module__.startswith("pytorch_lightning") for base in type(inner).__mro__):
             raise ConfigError(
                 f"{type(inner).__qualname__} is a pytorch_lightning datamodule; import "
