@@ -20,7 +20,7 @@ from fedtt_lightning import (
 )
 from fedtt_lightning.callbacks import Communication
 from fedtt_lightning.data import BySize
-from fedtt_lightning.federation import UniformSampler
+from fedtt_lightning.federation import FreezingSchedule, UniformSampler
 from toy import ToyData, ToyModule
 
 ROUNDS = 3
@@ -67,16 +67,23 @@ def make_run(
     *extra: Callback,
     plus: bool = True,
     every_n_visits: int = 1,
+    schedule: FreezingSchedule | None = None,
+    federation: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[Trainer, ToyModule, FederatedDataModule, Record]:
-    """Build a run of 3 rounds of 3 out of 4 clients of different size, with dropout."""
+    """Build a run of 3 rounds of 3 out of 4 clients of different size, with dropout.
+
+    `federation` holds further arguments of FederatedRounds.
+    """
     torch.manual_seed(3)
     module = ToyModule(one_cycle).double()
     data = FederatedDataModule(ToyData(), clients=4, partition=BySize([1, 2, 3, 5]))
     record = Record()
     callbacks = [
-        FederatedRounds(sampler=UniformSampler(3), local_epochs=2, seed=11),
-        *([FactorFreezing()] if plus else []),
+        FederatedRounds(
+            **{"sampler": UniformSampler(3), "local_epochs": 2, "seed": 11, **(federation or {})}
+        ),
+        *([FactorFreezing(schedule)] if plus else []),
         Communication(),
         FederatedCheckpoint(every_n_visits=every_n_visits),
         record,
