@@ -6,10 +6,19 @@ TT adapter.
 
 from . import peft_method
 from .config import TTAdapterConfig
+from .dense import DenseAdapter
 from .modules import TTAdapter, TTLinear
 from .placement import FAMILIES, Family
 from .tuner import TTAdapterModel
 
 peft_method.register(TTAdapterConfig, TTAdapterModel)
 
-__all__ = ["FAMILIES", "Family", "TTAdapter", "TTAdapterConfig", "TTAdapterModel", "TTLinear"]
+__all__ = [
+    "FAMILIES",
+    "DenseAdapter",
+    "Family",
+    "TTAdapter",
+    "TTAdapterConfig",
+    "TTAdapterModel",
+    "TTLinear",
+]

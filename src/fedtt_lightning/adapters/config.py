@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any
 
@@ -19,12 +19,20 @@ class TTAdapterConfig(PeftConfig):
     """Two tensor-train adapters a block (FedTT, arXiv 2410.13097; LoRETTA, arXiv 2402.11417).
 
     Each adapter follows a frozen linear: y = h + scaling * (act(h L R + b) L' R' + b'), h being the
-    linear's output. A classification head, if the model has one, is trained and saved with them.
+    linear's output. With `tensorized=False` L R and L' R' are plain matrices: dense adapters
+    (arXiv 1902.00751) in the same places, otherwise alike. A classification head, if the model has
+    one, is trained and saved with them.
     Raises ConfigError for values that no model could take; what depends on the model (ranks, modes,
     targets) is checked by `get_peft_model`. That call writes the resolved `target_modules` and, for
     PEFT's task classes, entries in `modules_to_save` into the config, as PEFT's own methods do.
     """
 
+    tensorized: bool = field(
+        default=True,
+        metadata={
+            "help": "Tensor trains; false for dense matrices in the same places (dense adapter)."
+        },
+    )
     rank: int = field(default=5, metadata={"help": "TT rank of the adapters."})
     bottleneck: int = field(default=64, metadata={"help": "Width inside the adapters."})
     activation: str = field(
@@ -96,10 +104,24 @@ class TTAdapterConfig(PeftConfig):
                 raise ConfigError(f"{key}={value!r} must be a finite number")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout} is outside [0, 1)")
+        if not self.tensorized:
+            self._check_dense()
         if not self.tt_classifier:
             for key in ("classifier_modes", "classifier_rank"):
                 if getattr(self, key) is not None:
                     raise ConfigError(f"{key} has no effect without tt_classifier=true")
+
+    def _check_dense(self) -> None:
+        """Refuse what describes tensor trains: what a dense adapter would silently ignore."""
+        if self.tt_classifier:
+            raise ConfigError(
+                "tt_classifier=true makes no sense with tensorized=false: set it to false, the "
+                "dense head is trained as it is"
+            )
+        defaults = {f.name: f.default for f in fields(self)}
+        for key in ("rank", "init", "down_modes", "up_modes"):
+            if getattr(self, key) != defaults[key]:
+                raise ConfigError(f"{key} has no effect with tensorized=false: leave it out")
 
     @staticmethod
     def _positive(key: str, value: Any) -> None:

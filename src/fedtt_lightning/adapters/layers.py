@@ -13,6 +13,7 @@ from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.tensor_train import TTShape
 
 from .config import TTAdapterConfig
+from .dense import DenseAdapter
 from .modules import TTAdapter, TTLinear
 from .placement import out_features
 
@@ -80,17 +81,22 @@ class TTAdapterLayer(TTTunerLayer):
     ) -> nn.Module:
         hidden = out_features(self.get_base_layer())
         assert hidden is not None  # check_targets lets linears through only
+        options: dict[str, Any] = {
+            "activation": config.activation,
+            "dropout": config.dropout,
+            "scaling": config.scaling,
+            "bias": config.use_bias,
+            "device": device,
+            "dtype": dtype,
+        }
+        if not config.tensorized:
+            return DenseAdapter(hidden, config.bottleneck, **options)
         return TTAdapter(
             _shape(hidden, config.bottleneck, config.down_modes, "down_modes"),
             _shape(config.bottleneck, hidden, config.up_modes, "up_modes"),
             config.rank,
-            activation=config.activation,
-            dropout=config.dropout,
-            scaling=config.scaling,
-            bias=config.use_bias,
             init=config.init,
-            device=device,
-            dtype=dtype,
+            **options,
         )
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
