@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from copy import deepcopy
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from peft import PeftConfig, TaskType, get_peft_model
+from peft import PeftConfig
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.modules.backbone import load_backbone
+from fedtt_lightning.modules.methods import adapt, train_only
 from fedtt_lightning.modules.metrics import is_regression, task_metrics
 from fedtt_lightning.modules.slim_checkpoint import fingerprint, leave_out, put_back
 
 
 class SequenceClassifier(LightningModule):
-    """A pretrained model with a classification head, fine-tuned with a PEFT method or as a whole.
+    """A pretrained model with a classification head, fine-tuned with a PEFT method or by itself.
 
     Batches are dicts of `input_ids` (B, T), `attention_mask` (B, T), perhaps `token_type_ids`, and
     `labels` (B,). Parameters that the pretrained files do not hold (head, sometimes the pooler)
@@ -29,7 +29,10 @@ class SequenceClassifier(LightningModule):
         backbone: Model on the hub, folder with a model, or `builtin` for the small one that is
             made on the spot.
         peft: Any PEFT configuration by class_path, such as fedtt_lightning.adapters.TTAdapterConfig
-            or peft.LoraConfig; null trains every weight.
+            or peft.LoraConfig; null trains the model's own weights.
+        trainable: Without `peft`, which weights train beside those no file held: regular
+            expressions searched in the names of the model's parameters. `[]` trains the head only,
+            `["\\.bias$"]` is BitFit (arXiv 2106.10199), null trains every weight.
         num_labels: Number of classes (1 for a regression task).
         task: GLUE task, which decides the metrics; any other name means accuracy.
         lr: Learning rate of AdamW.
@@ -39,7 +42,8 @@ class SequenceClassifier(LightningModule):
         fresh_parameters: How many parameters the pretrained files do not hold.
 
     Raises:
-        ConfigError: the backbone cannot be loaded, or the PEFT method does not fit it.
+        ConfigError: the backbone cannot be loaded, the PEFT method does not fit it, or an entry of
+            `trainable` matches nothing.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class SequenceClassifier(LightningModule):
         task: str = "builtin",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
+        trainable: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["peft"])
@@ -68,7 +73,17 @@ class SequenceClassifier(LightningModule):
         pretrained = {id(p) for name, p in parameters.items() if name not in loaded.fresh}
         fresh = {id(p) for p in parameters.values()} - pretrained
         self.fresh_parameters = sum(parameters[name].numel() for name in loaded.fresh)
-        self.model = loaded.model if peft is None else _adapt(loaded.model, peft, fresh)
+        if peft is None:
+            self.model = loaded.model
+            if trainable is not None:
+                train_only(self.model, loaded.fresh, trainable)
+        else:
+            if trainable is not None:
+                raise ConfigError(
+                    "model.trainable goes without model.peft, which decides itself what trains: "
+                    "set model.peft to null, or leave model.trainable out"
+                )
+            self.model = adapt(loaded.model, peft, fresh)
         self.model.train()  # from_pretrained leaves it in eval mode, and so does the Trainer
         self._pretrained = frozenset(
             name
@@ -132,20 +147,3 @@ class SequenceClassifier(LightningModule):
     def _frozen(self) -> dict[str, Tensor]:
         parameters = self.named_parameters(remove_duplicate=False)
         return {n: p.data for n, p in parameters if n in self._pretrained and not p.requires_grad}
-
-
-def _adapt(model: Any, peft: PeftConfig, fresh: set[int]) -> Any:
-    """Return the model with a PEFT method in it, its fresh parameters trainable."""
-    config = deepcopy(peft)
-    if config.task_type is None:
-        config.task_type = TaskType.SEQ_CLS  # the head trains and is saved with the adapter
-    try:
-        adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise ConfigError(f"model.peft ({type(peft).__name__}): {error}") from None
-    for name, parameter in adapted.named_parameters():
-        # What PEFT trains as a copy, replaces or adapts is its own affair.
-        taken_over = ".original_module." in name or ".base_layer." in name
-        if id(parameter) in fresh and not taken_over:
-            parameter.requires_grad_(True)
-    return adapted
