@@ -32,6 +32,10 @@ def random_train(shape, rank, seed, dtype=torch.float64):
     ]
 
 
+def to_rank(cores, rank):
+    return tt_round(cores, [rank] * (len(cores) - 1))
+
+
 def unfoldings(matrix, shape):
     return [matrix.reshape(math.prod(shape.modes[:i]), -1) for i in range(1, len(shape.modes))]
 
@@ -42,7 +46,7 @@ def test_a_mean_is_kept_if_the_rank_allows(shape, ranks, seed):
     trains = [random_train(shape, rank, seed + i) for i, rank in enumerate(ranks)]
     weights = [1 / (i + 2) for i in range(len(ranks))]
     mean = sum(w * to_dense(t, shape.split) for w, t in zip(weights, trains, strict=True))
-    rounded = tt_round(tt_sum(trains, weights), sum(ranks))
+    rounded = to_rank(tt_sum(trains, weights), sum(ranks))
     error = torch.linalg.norm(to_dense(rounded, shape.split) - mean)
     assert error <= 1e-10 * max(1.0, torch.linalg.norm(mean))
 
@@ -52,7 +56,7 @@ def test_a_mean_is_kept_if_the_rank_allows(shape, ranks, seed):
 def test_error_against_the_best_of_each_unfolding(shape, rank, target, seed):
     cores = random_train(shape, rank, seed)
     matrix = to_dense(cores, shape.split)
-    rounded = tt_round(cores, target)
+    rounded = to_rank(cores, target)
     error = torch.linalg.norm(matrix - to_dense(rounded, shape.split))
     # No train of these ranks is nearer than the best low-rank form of any one unfolding.
     tails = [
@@ -82,7 +86,7 @@ def test_left_cores_are_orthonormal_and_the_last_holds_the_size(shape, rank, tar
     cores = random_train(shape, rank, seed)
     if zero:
         cores[-1].zero_()
-    rounded = tt_round(cores, target)
+    rounded = to_rank(cores, target)
     left = 1
     for core, mode in zip(rounded[:-1], shape.modes, strict=False):
         columns = core.reshape(-1, core.shape[2])
@@ -98,7 +102,7 @@ def test_directions_of_a_zero_tensor_are_those_it_had():
     cores = random_train(shape, 3, 0)
     left = torch.linalg.qr(to_dense([*cores[:2], torch.eye(3).double()[:, :, None]], 2)).Q
     cores[-1].zero_()
-    rounded = tt_round(cores, 3)
+    rounded = to_rank(cores, 3)
     assert not rounded[-1].any()
     kept = to_dense([*rounded[:2], torch.eye(3).double()[:, :, None]], 2)
     torch.testing.assert_close(left @ (left.T @ kept), kept)
@@ -109,7 +113,7 @@ def test_a_rank_beyond_the_tensor_can_be_trained_into():
     shape = TTShape((4, 4), (4, 4))
     target = to_dense(random_train(shape, 4, 1), shape.split)
     target = target / torch.linalg.norm(target)
-    cores = [c.requires_grad_() for c in tt_round(random_train(shape, 1, 0), 4)]
+    cores = [c.requires_grad_() for c in to_rank(random_train(shape, 1, 0), 4)]
     optimizer = torch.optim.LBFGS(cores, max_iter=500, line_search_fn="strong_wolfe")
 
     def closure():
@@ -126,7 +130,7 @@ def test_a_rank_beyond_the_tensor_can_be_trained_into():
 @settings(max_examples=40, deadline=None)
 @given(shapes, st.integers(1, 3), st.integers(0, 3), seeds)
 def test_padding_has_zero_gradient(shape, rank, more, seed):
-    small = tt_round(random_train(shape, rank, seed), rank)
+    small = to_rank(random_train(shape, rank, seed), rank)
     bonds = [1, *[rank + more] * (len(shape.modes) - 1), 1]
     sizes = [(bonds[i], k, bonds[i + 1]) for i, k in enumerate(shape.modes)]
     padded = [core.requires_grad_() for core in pad_cores(small, sizes)]
@@ -149,7 +153,7 @@ def test_a_start_keeps_its_scales(init):
     init_adapter_(down, up, 3, shape.split, None, None, init, torch.Generator().manual_seed(0))
     for cores in (down, up):
         before = to_dense(cores, shape.split)
-        scaled = scale_like(tt_round(cores, 5), cores)
+        scaled = scale_like(to_rank(cores, 5), cores)
         torch.testing.assert_close(to_dense(scaled, shape.split), before, rtol=1e-10, atol=1e-12)
         for new, old in zip(scaled[:-1], cores, strict=False):
             assert abs(new.norm() / old.norm() - 1) < 1e-6

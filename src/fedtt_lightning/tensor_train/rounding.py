@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def tt_round(cores: Sequence[Tensor], rank: int) -> list[Tensor]:
-    """A train of rank min(`rank`, what the modes on its left can carry) at every inner bond.
+def tt_round(cores: Sequence[Tensor], ranks: Sequence[int]) -> list[Tensor]:
+    """A train of these ranks at the d - 1 inner bonds, lower only where the modes on the left are.
 
     Oseledets 2011, algorithm 2: a QR sweep from right to left, then truncated SVDs from left to
     right; the dense tensor is never built. The error in the Frobenius norm is at most sqrt(d - 1)
@@ -20,14 +20,14 @@ def tt_round(cores: Sequence[Tensor], rank: int) -> list[Tensor]:
     All cores but the last are left-orthonormal (as a (r_i k_i) x r_{i+1} matrix each has
     orthonormal columns), and the whole size of the tensor is in the last. That is how an adapter
     starts (`init_adapter_`): what is rounded can train on. Where the tensor has a smaller rank than
-    `rank`, the other cores keep orthonormal columns, from the spans of the given cores as far as
+    asked for, the other cores keep orthonormal columns, from the spans of the given cores as far as
     these reach, and the last core has zeros there: such a direction has a gradient. So even a
     tensor that is zero, an identity start, trains: of its cores only the last is zero.
     """
     right = _right_factors(cores)
     rounded = []
     carry = cores[0].new_ones(1, 1)
-    for i, core in enumerate(cores[:-1]):
+    for i, (core, rank) in enumerate(zip(cores[:-1], ranks, strict=True)):
         mode, width = core.shape[1:]
         span = (carry @ core.reshape(core.shape[0], -1)).reshape(-1, width)
         # At least `rank` columns: QR makes orthonormal ones even of zeros.
