@@ -143,3 +143,26 @@ def test_streaming_mean_is_the_weighted_mean(count: int, seed: int) -> None:
     np.testing.assert_allclose(
         mean.result(update).tensors()["a"].numpy(), expected, rtol=1e-12, atol=1e-12
     )
+
+
+def test_private_tensors_begin_from_the_clients_own_values() -> None:
+    """Also where they are frozen, and in a loop that goes on inside the visit."""
+    own = {"core_2": torch.arange(4.0)}
+    loop, tensors = make_loop(schedule=RotatingFactor(), private=["core_2"])
+    first = loop.adapter.clone()
+    loop.open_round(0)  # core_1 is the one in the middle that trains
+    visit = loop.open_visit()
+    loop.begin_from(own)
+    for name in ("core_0", "core_1", "core_3"):
+        tensors[name] += 1
+    loop.advance()
+    again, others = make_loop(schedule=RotatingFactor(), private=["core_2"])
+    again.load_state_dict(loop.state_dict())
+    for each, live in ((loop, tensors), (again, others)):
+        each.advance()
+        update = each.close_visit()
+        assert update.schema.names == ("core_0", "core_1", "core_3")
+        assert each.accept(visit, update) and each.counted is update
+        assert each.private_state is not None
+        assert torch.equal(each.private_state.tensors()["core_2"], own["core_2"])
+        assert all(torch.equal(live[n], value) for n, value in first.tensors().items())

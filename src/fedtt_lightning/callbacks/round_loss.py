@@ -29,10 +29,10 @@ class RoundLoss:
         self._visit, self._batches = 0.0, 0
 
     def clients(self) -> Tensor | None:
-        """Return each counted visit's mean loss (visits,), or None if no step returned a loss."""
+        """Return each counted visit's mean loss (visits,), float64, None if no step gave a loss."""
         if not self._losses:
             return None
-        return torch.stack([torch.as_tensor(loss) for loss in self._losses])
+        return torch.tensor([float(loss) for loss in self._losses], dtype=torch.float64)
 
     def mean(self) -> Tensor | None:
         """Return the round's mean loss, or None if no step returned a loss."""

@@ -42,6 +42,7 @@ class FederatedLoop:
         trained: the names that train in the open or last closed round.
         start: what the open visit began from.
         private_state: the private tensors at the end of the visit that was closed last.
+        counted: the update that was accepted last, None if the last one was left out.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class FederatedLoop:
         self.start = self.adapter
         self.trained: frozenset[str] = frozenset(self.tensors)
         self.private_state: AdapterState | None = None
+        self.counted: AdapterState | None = None
         self.plan: RoundPlan | None = None
         self.is_open = False
         self.position = 0
@@ -132,11 +134,22 @@ class FederatedLoop:
     def open_visit(self) -> Visit:
         """Write what the visit starts from into the tensors: the adapter, at the client's rank."""
         visit = self.visit
-        self.start = self.adapter
-        if self.ranks is not None:
-            self.start = self.aggregation.shrink(self.adapter, int(self.ranks[visit.client]))
+        self.start = self.adapter_for(visit.client)
         self.start.copy_into(self.tensors)
         return visit
+
+    def adapter_for(self, client: int) -> AdapterState:
+        """Return the global adapter as a client fetches it, at its rank."""
+        if self.ranks is None:
+            return self.adapter
+        return self.aggregation.shrink(self.adapter, int(self.ranks[client]))
+
+    def begin_from(self, private: Mapping[str, Tensor]) -> None:
+        """Let the visit that was just opened begin from the client's own private tensors."""
+        with torch.no_grad():
+            for name, value in private.items():
+                self.tensors[name].copy_(value)
+        self.start = AdapterState.capture(self.tensors)
 
     def advance(self) -> None:
         """Count one trained batch."""
@@ -177,12 +190,16 @@ class FederatedLoop:
 
     def accept(self, visit: Visit, update: AdapterState) -> bool:
         """Count an update, unless a value of it is NaN or infinite; tell whether it counted."""
-        if not update.is_finite():
+        self.counted = update if update.is_finite() else None
+        if self.counted is None:
             self.rejected.append(visit.client)
             return False
-        weight = float(visit.num_examples) if self.weighting == "examples" else 1.0
-        self.aggregation.add(visit.client, self.start, update, weight)
+        self.aggregation.add(visit.client, self.start, update, self.weight(visit))
         return True
+
+    def weight(self, visit: Visit) -> float:
+        """Return what a client's update weighs in the aggregate."""
+        return float(visit.num_examples) if self.weighting == "examples" else 1.0
 
     def close_round(self) -> AdapterState | None:
         """Aggregate, write the new global adapter into the tensors and return it.
@@ -236,7 +253,7 @@ class FederatedLoop:
             "server": self.server.state_dict(),
             "schedule": self.schedule.state_dict(),
             "local": local,
-            "start": self.start.buffers if inside and self.ranks is not None else None,
+            "start": self.start.buffers if inside and self.start is not self.adapter else None,
         }
 
     def _visits(self) -> list[list[int]]:
