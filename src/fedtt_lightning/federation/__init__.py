@@ -8,37 +8,74 @@ from fedtt_lightning.federation.aggregation import (
     TTRounding,
     WeightedMean,
 )
+from fedtt_lightning.federation.factor_schedules import (
+    AdaptiveFactor,
+    FactorSchedule,
+    FixedFactor,
+    RandomFactor,
+    RotatingFactor,
+)
 from fedtt_lightning.federation.failures import ClientFailures
-from fedtt_lightning.federation.freezing import FreezingSchedule, RotatingFactor, TrainAll
+from fedtt_lightning.federation.freezing import FreezingSchedule, TrainAll
 from fedtt_lightning.federation.loop import FederatedLoop, Weighting
+from fedtt_lightning.federation.lora_schedules import FFALoRA, LoRASchedule, RoLoRA
 from fedtt_lightning.federation.plan import RoundPlan, RoundPlanner, Visit
 from fedtt_lightning.federation.ranks import ClientRanks, RankColumn, RankList, RankShares
-from fedtt_lightning.federation.sampling import ClientSampler, FixedSampler, UniformSampler
+from fedtt_lightning.federation.sampling import (
+    ClientSampler,
+    FixedSampler,
+    PoissonSampler,
+    SizeWeightedSampler,
+    UniformSampler,
+)
+from fedtt_lightning.federation.sampling_trace import TraceSampler
 from fedtt_lightning.federation.seeds import generator_for, seed_all, seed_for
 from fedtt_lightning.federation.server import FedAvg, ServerOptimizer
+from fedtt_lightning.federation.server_optimizers import (
+    FedAdagrad,
+    FedAdam,
+    FedAvgM,
+    FedYogi,
+    TorchServer,
+)
 
 __all__ = [
     "AdapterSchema",
     "AdapterState",
+    "AdaptiveFactor",
     "AggregationRule",
     "ClientFailures",
     "ClientRanks",
     "ClientSampler",
+    "FFALoRA",
+    "FactorSchedule",
+    "FedAdagrad",
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
+    "FedYogi",
     "FederatedLoop",
+    "FixedFactor",
     "FixedSampler",
     "FlexLoRA",
     "FreezingSchedule",
     "HetLoRA",
+    "LoRASchedule",
+    "RandomFactor",
     "RankColumn",
     "RankList",
     "RankShares",
+    "RoLoRA",
+    "PoissonSampler",
     "RotatingFactor",
     "RoundPlan",
     "RoundPlanner",
     "ServerOptimizer",
     "TTRounding",
+    "SizeWeightedSampler",
     "TensorSpec",
+    "TraceSampler",
+    "TorchServer",
     "TrainAll",
     "UniformSampler",
     "Visit",

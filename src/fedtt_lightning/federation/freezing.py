@@ -54,46 +54,6 @@ class TrainAll(FreezingSchedule):
         return frozenset(names)
 
 
-class RotatingFactor(FreezingSchedule):
-    """FedTT+: of each tensor train, the first, the last and one rotating middle factor train.
-
-    Round t (from 0) trains middle factor number `2 + t mod (J - 2)` of J, counted from 1
-    (arXiv 2410.13097; which middle factor the authors take in which round is not known, nor
-    whether biases train). Parameters outside tensor trains, such as a dense head, always train.
-
-    Args:
-        biases: whether the biases that belong to tensor trains train and travel.
-    """
-
-    def __init__(self, biases: bool = True) -> None:
-        self.biases = biases
-
-    def check(self, names: Sequence[str]) -> None:
-        trains = factor_groups(names)
-        if not trains:
-            raise ConfigError(
-                "RotatingFactor (FedTT+) needs tensor-train factors, but no trainable parameter is "
-                "one: set model.peft to TTAdapterConfig, or remove the FactorFreezing callback"
-            )
-        for prefix, factors in trains.items():
-            if len(factors) < 3:
-                raise ConfigError(
-                    f"RotatingFactor (FedTT+) needs 3 or more factors in each tensor train, but "
-                    f"{prefix}core_* has {len(factors)}: choose mode sizes with more factors"
-                )
-
-    def trained(self, names: Sequence[str], round: int, experiment: int = 0) -> frozenset[str]:
-        names_set = set(names)
-        frozen: set[str] = set()
-        for prefix, factors in factor_groups(names).items():
-            last = len(factors) - 1
-            middle = 1 + round % max(last - 1, 1)
-            frozen.update(name for i, name in enumerate(factors) if i not in (0, middle, last))
-            if not self.biases:
-                frozen.add(f"{prefix}bias")
-        return frozenset(names_set - frozen)
-
-
 def factor_groups(names: Sequence[str]) -> dict[str, list[str]]:
     """Group the names of tensor-train factors by what stands before `core_<number>`, in order."""
     groups: dict[str, dict[int, str]] = {}
