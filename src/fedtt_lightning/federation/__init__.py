@@ -38,6 +38,13 @@ from fedtt_lightning.federation.server_optimizers import (
     FedYogi,
     TorchServer,
 )
+from fedtt_lightning.federation.server_optimizers import (
+    FedAdagrad,
+    FedAdam,
+    FedAvgM,
+    FedYogi,
+    TorchServer,
+)
 
 __all__ = [
     "AdapterSchema",
@@ -51,7 +58,11 @@ __all__ = [
     "FactorSchedule",
     "FedAdagrad",
     "FedAdam",
+    "FedAdagrad",
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
+    "FedYogi",
     "FedAvgM",
     "FedYogi",
     "FederatedLoop",
@@ -74,6 +85,7 @@ __all__ = [
     "TTRounding",
     "SizeWeightedSampler",
     "TensorSpec",
+    "TorchServer",
     "TraceSampler",
     "TorchServer",
     "TrainAll",
