@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from math import exp, isfinite
+from math import exp
+from statistics import NormalDist
 from typing import Literal
 
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.federation.seeds import generator_for
+from fedtt_lightning.federation.seeds import uniform_for
 
 Outcome = Literal["done", "dropped", "late"]
+_NORMAL = NormalDist()
 
 
 class ClientFailures:
@@ -17,12 +19,13 @@ class ClientFailures:
     A client that drops out has downloaded the adapter and never answers. A late one uploads after
     the deadline, and its update is discarded. Neither is trained, since nothing of it would be
     used; their bytes count. Time is simulated: a batch takes 1 on a median client, and `exp(z)` on
-    others, where z is drawn once for each client from a normal distribution.
+    others, where z is drawn once for each client from a normal distribution of mean 0: a log-normal
+    pace, whose median is 1.
 
     Args:
         dropout_rate: chance of a client to drop out of a round, in [0, 1).
         deadline: time for a visit, in batches of a median client; none if not given.
-        slowness: standard deviation of z; 0 makes all clients equally fast.
+        slowness: standard deviation of z, at most 10; 0 makes all clients equally fast.
     """
 
     def __init__(
@@ -40,13 +43,14 @@ class ClientFailures:
             )
         if self.deadline is not None and not self.deadline > 0:
             raise ConfigError(f"federation.failures.deadline is {self.deadline}, but must be > 0")
-        if not (self.slowness >= 0 and isfinite(self.slowness)):
-            raise ConfigError(f"federation.failures.slowness is {self.slowness}, but must be >= 0")
+        if not 0 <= self.slowness <= 10:
+            raise ConfigError(
+                f"federation.failures.slowness is {self.slowness}, but must lie in [0, 10]"
+            )
 
     def outcome(self, experiment: int, round: int, client: int, num_batches: int) -> Outcome:
         """Tell how a client's visit of so many batches ends."""
-        draw = generator_for(experiment, "dropout", round, client).random()
-        if draw < self.dropout_rate:
+        if uniform_for(experiment, "dropout", round, client) < self.dropout_rate:
             return "dropped"
         if self.deadline is None:
             return "done"
@@ -54,4 +58,4 @@ class ClientFailures:
 
     def pace(self, experiment: int, client: int) -> float:
         """Return the time a client takes for a batch; 1 is the median."""
-        return exp(self.slowness * generator_for(experiment, "pace", client).standard_normal())
+        return exp(self.slowness * _NORMAL.inv_cdf(uniform_for(experiment, "pace", client)))

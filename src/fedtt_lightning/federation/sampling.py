@@ -50,12 +50,8 @@ class UniformSampler(ClientSampler):
         self.clients_per_round = clients_per_round
 
     def check(self, sizes: np.ndarray, rounds: int | None) -> None:
-        wanted, num_clients = self.clients_per_round, len(sizes)
-        if wanted is not None and not 1 <= wanted <= num_clients:
-            raise ConfigError(
-                f"federation.sampler.clients_per_round is {wanted}, but must lie between 1 and "
-                f"the {num_clients} clients of the data"
-            )
+        if self.clients_per_round is not None:
+            _check_clients_per_round(self.clients_per_round, len(sizes))
 
     def cohort(self, experiment: int, round: int, sizes: np.ndarray) -> tuple[int, ...]:
         if self.clients_per_round is None:
@@ -97,3 +93,72 @@ class FixedSampler(ClientSampler):
 
     def largest_cohort(self, sizes: np.ndarray) -> int:
         return len(self.clients)
+
+
+class PoissonSampler(ClientSampler):
+    """Takes each client with the same probability, independently of the others.
+
+    The sampling that privacy amplification assumes (Abadi et al., arXiv 1607.00133; for clients:
+    McMahan et al., arXiv 1710.06963). Cohorts differ in size and may be empty: such a round is
+    skipped, or fails, as `federation.below_min_clients` says.
+
+    Args:
+        rate: probability of a client to take part in a round, in (0, 1].
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def check(self, sizes: np.ndarray, rounds: int | None) -> None:
+        if not 0 < self.rate <= 1:
+            raise ConfigError(f"federation.sampler.rate is {self.rate}, but must lie in (0, 1]")
+
+    def cohort(self, experiment: int, round: int, sizes: np.ndarray) -> tuple[int, ...]:
+        draws = generator_for(experiment, "cohort", round).random(len(sizes))
+        return tuple(np.flatnonzero(draws < self.rate).tolist())
+
+    def smallest_cohort(self, sizes: np.ndarray) -> int | None:
+        return len(sizes) if self.rate == 1 else 0
+
+
+class SizeWeightedSampler(ClientSampler):
+    """Draws clients one after another, each with a chance in proportion to its examples.
+
+    Without replacement: a draw is among the clients that are not yet in the round, with
+    probability size / (sum of their sizes). This is successive sampling, done at once with the
+    random keys of Efraimidis and Spirakis (Information Processing Letters 97, 2006): the
+    `clients_per_round` smallest of the keys Exp(1) / size. For one client a round, the chance to
+    take part is exactly in proportion to size; for more it is less than that for large clients,
+    since none comes twice (their number times the share of examples may exceed 1).
+
+    Use it with `federation.weighting: equal`. Large clients already come more often, and
+    `weighting: examples` would count their size a second time.
+
+    Args:
+        clients_per_round: size of the cohort.
+    """
+
+    def __init__(self, clients_per_round: int) -> None:
+        self.clients_per_round = clients_per_round
+
+    def check(self, sizes: np.ndarray, rounds: int | None) -> None:
+        _check_clients_per_round(self.clients_per_round, len(sizes))
+
+    def cohort(self, experiment: int, round: int, sizes: np.ndarray) -> tuple[int, ...]:
+        keys = generator_for(experiment, "cohort", round).standard_exponential(len(sizes)) / sizes
+        chosen = np.argpartition(keys, self.clients_per_round - 1)[: self.clients_per_round]
+        return tuple(np.sort(chosen).tolist())
+
+    def smallest_cohort(self, sizes: np.ndarray) -> int | None:
+        return self.clients_per_round
+
+    def largest_cohort(self, sizes: np.ndarray) -> int:
+        return self.clients_per_round
+
+
+def _check_clients_per_round(wanted: int, num_clients: int) -> None:
+    if not 1 <= wanted <= num_clients:
+        raise ConfigError(
+            f"federation.sampler.clients_per_round is {wanted}, but must lie between 1 and the "
+            f"{num_clients} clients of the data"
+        )

@@ -22,6 +22,11 @@ def generator_for(experiment: int, *keys: int | str) -> np.random.Generator:
     return np.random.default_rng(seed_for(experiment, *keys))
 
 
+def uniform_for(experiment: int, *keys: int | str) -> float:
+    """Return a number drawn uniformly from (0, 1) for `keys`, at a tenth of a generator's cost."""
+    return ((seed_for(experiment, *keys) >> 11) + 0.5) / 2**52
+
+
 def seed_all(seed: int) -> None:
     """Seed the global generators of Python, NumPy and torch (all devices) with one number."""
     seed_python(seed)
