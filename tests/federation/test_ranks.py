@@ -31,7 +31,7 @@ def test_shares_are_frequencies_and_keyed() -> None:
     assert not np.array_equal(ranks, RankShares({1: 3, 4: 5, 8: 2}).ranks(6, 20_000))
     assert set(RankShares({1: 0, 4: 1}).ranks(0, 500)) == {4}
     for wrong in ({}, {1: -1.0, 2: 3.0}, {1: 0.0}, {1: float("nan")}):
-        with pytest.raises(ConfigError, match="federation.ranks.shares"):
+        with pytest.raises(ConfigError, match=r"federation\.ranks\.shares"):
             RankShares(wrong).ranks(0, 3)
 
 

@@ -164,7 +164,7 @@ def test_memory_does_not_grow_with_the_cohort_and_a_stop_changes_nothing() -> No
 
 
 def test_an_identity_start_stays_trainable() -> None:
-    """Clients that have not moved leave the operator zero, with one zero core and others as long."""
+    """Clients that have not moved leave the operator zero, with one zero core, others as long."""
     old, rule = server(), TTRounding()
     still = AdapterState(old.schema, {k: torch.zeros_like(b) for k, b in old.buffers.items()})
     rule.add(0, old, still, 1.0)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from fedtt_lightning.federation.adapter_state import AdapterSchema, TensorSpec
-from fedtt_lightning.federation.aggregation.lora_pairs import check_lora, lora_factor, lora_pairs
+from fedtt_lightning.federation.aggregation.lora_pairs import (
+    check_lora,
+    is_embedding,
+    lora_factor,
+    lora_pairs,
+)
 from fedtt_lightning.federation.aggregation.operators import OperatorMean
 
 
@@ -16,8 +21,9 @@ class FlexLoRA(OperatorMean):
 
     With the mean U S V, the server keeps the leading ranks: A = c V and B = U S / c, where c is the
     mean length of A's rows before, so that a B of zeros, PEFT's start, can train and a step moves
-    the product as far as it did. A client of smaller rank starts from the leading part of the
-    server's product. The products are never built: a LoRA is a tensor train of two cores.
+    the product as far as it did (of an embedding, whose A starts at zero, the other way round). A
+    client of smaller rank starts from the leading part of the server's product. The products are
+    never built: a LoRA is a tensor train of two cores.
 
     A LoRA's scaling is that of the server's model (lora_alpha / its r), for clients of every rank.
     Tensors that belong to no LoRA are averaged as they are.
@@ -27,20 +33,30 @@ class FlexLoRA(OperatorMean):
         check_lora(schema, "FlexLoRA")
 
     def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
-        return lora_pairs(names)
+        """The factor that PEFT starts at zero comes last, and holds the size of the product."""
+        pairs = lora_pairs(names)
+        return {pair: found[::-1] if is_embedding(pair) else found for pair, found in pairs.items()}
 
-    def to_cores(self, factors: Sequence[Tensor]) -> list[Tensor]:
-        a, b = factors  # of a convolution: (r, in, k, k) and (out, r, 1, 1)
-        return [a.flatten(1).T[None], b.reshape(b.shape[0], -1).T[:, :, None]]
+    def to_cores(self, factors: Mapping[str, Tensor]) -> list[Tensor]:
+        first, last = (_columns(name, factor) for name, factor in factors.items())
+        return [first[None], last.T[:, :, None]]
 
-    def to_factors(self, cores: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        return [
-            cores[0][0].T.reshape(like[0].shape),
-            cores[1][:, :, 0].T.reshape(like[1].shape),
-        ]
+    def to_factors(
+        self, cores: Sequence[Tensor], like: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        matrices = [cores[0][0], cores[1][:, :, 0].T]
+        return {
+            name: (matrix.T if lora_factor(name) == "A" else matrix).reshape(factor.shape)
+            for (name, factor), matrix in zip(like.items(), matrices, strict=True)
+        }
 
     def shape_at(self, spec: TensorSpec, rank: int) -> tuple[int, ...]:
         return lora_shape(spec, rank)
+
+
+def _columns(name: str, factor: Tensor) -> Tensor:
+    """A transposed (in x r) or B (out x r); a convolution has (r, in, k, k) and (out, r, 1, 1)."""
+    return factor.flatten(1).T if lora_factor(name) == "A" else factor.flatten(1)
 
 
 def lora_shape(spec: TensorSpec, rank: int) -> tuple[int, ...]:

@@ -29,6 +29,11 @@ def lora_pairs(names: Sequence[str]) -> dict[str, list[str]]:
     return pairs
 
 
+def is_embedding(pair: str) -> bool:
+    """Tell whether a group of `lora_pairs` belongs to an embedding, whose A starts at zero."""
+    return "lora_embedding_*" in pair
+
+
 def check_lora(schema: AdapterSchema, rule: str) -> None:
     """Raise ConfigError if there is no LoRA, or if of some only one factor is trainable."""
     pairs = lora_pairs(schema.names)

@@ -40,12 +40,14 @@ class OperatorMean(AggregationRule):
         """Return the names of each operator's factors in the order of its cores, by a key."""
 
     @abstractmethod
-    def to_cores(self, factors: Sequence[Tensor]) -> list[Tensor]:
-        """View an operator's factors as cores (r_i, k_i, r_{i+1})."""
+    def to_cores(self, factors: Mapping[str, Tensor]) -> list[Tensor]:
+        """View an operator's factors, by name, as cores (r_i, k_i, r_{i+1})."""
 
     @abstractmethod
-    def to_factors(self, cores: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        """Return cores as factors of the shapes of `like`."""
+    def to_factors(
+        self, cores: Sequence[Tensor], like: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        """View cores as factors of the names and shapes of `like`."""
 
     @abstractmethod
     def shape_at(self, spec: TensorSpec, rank: int) -> tuple[int, ...]:
@@ -79,14 +81,13 @@ class OperatorMean(AggregationRule):
         for key, names in self.groups(old.schema.names).items():
             if key not in self._total:
                 continue
-            before = self._cores({name: tensors[name].double() for name in names})
+            before = self._cores(factors := {name: tensors[name].double() for name in names})
             # The old train, at weight 0, lends its directions where the mean has too few.
             mean = tt_sum([self._total[key], before], [1.0 / self._weight, 0.0])
             rounded = scale_like(tt_round(mean, _ranks(before)), before)
             padded = pad_cores(rounded, [core.shape for core in before])
-            factors = self.to_factors(padded, [tensors[name] for name in names])
-            for name, factor in zip(names, factors, strict=True):
-                changed[name] = factor.to(tensors[name].device) - tensors[name].double()
+            for name, factor in self.to_factors(padded, factors).items():
+                changed[name] = factor.to(factors[name].device) - factors[name]
         return AdapterState.capture(changed, old.schema.select(changed))
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,14 +111,13 @@ class OperatorMean(AggregationRule):
         """Round every operator whose rank is higher; the padding then has zero gradients."""
         tensors = adapter.tensors()
         for _, names in self._named(adapter.schema):
-            cores = self._cores({name: tensors[name].double() for name in names})
+            cores = self._cores(factors := {name: tensors[name].double() for name in names})
             ranks = _ranks(cores)
             if rank >= max(ranks):
                 continue
             smaller = scale_like(tt_round(cores, [min(rank, r) for r in ranks]), cores)
             padded = pad_cores(smaller, [core.shape for core in cores])
-            factors = self.to_factors(padded, [tensors[name] for name in names])
-            for name, factor in zip(names, factors, strict=True):
+            for name, factor in self.to_factors(padded, factors).items():
                 tensors[name] = factor.to(tensors[name])
         return AdapterState.capture(tensors, adapter.schema)
 
@@ -136,11 +136,11 @@ class OperatorMean(AggregationRule):
         return list(self.groups(schema.names).items())
 
     def _cores(self, factors: Mapping[str, Tensor]) -> list[Tensor]:
-        return self.to_cores([factor.detach().cpu() for factor in factors.values()])
+        return self.to_cores({name: factor.detach().cpu() for name, factor in factors.items()})
 
     def _empty(self, schema: AdapterSchema, names: Sequence[str]) -> list[Tensor]:
         shapes = {spec.name: spec.shape for spec in schema.specs}
-        return self.to_cores([torch.empty(shapes[name], device="meta") for name in names])
+        return self.to_cores({n: torch.empty(shapes[n], device="meta") for n in names})
 
     def _without_factors(self, schema: AdapterSchema) -> AdapterSchema:
         factors = {name for _, names in self._named(schema) for name in names}

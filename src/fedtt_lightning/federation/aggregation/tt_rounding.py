@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -53,11 +53,13 @@ class TTRounding(OperatorMean):
     def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
         return factor_groups(names)
 
-    def to_cores(self, factors: Sequence[Tensor]) -> list[Tensor]:
-        return list(factors)
+    def to_cores(self, factors: Mapping[str, Tensor]) -> list[Tensor]:
+        return list(factors.values())
 
-    def to_factors(self, cores: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        return list(cores)
+    def to_factors(
+        self, cores: Sequence[Tensor], like: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        return dict(zip(like, cores, strict=True))
 
     def shape_at(self, spec: TensorSpec, rank: int) -> tuple[int, ...]:
         left, mode, right = spec.shape
