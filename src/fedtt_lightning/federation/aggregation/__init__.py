@@ -2,8 +2,27 @@
 
 from fedtt_lightning.federation.aggregation.flex_lora import FlexLoRA
 from fedtt_lightning.federation.aggregation.het_lora import HetLoRA
+from fedtt_lightning.federation.aggregation.krum import Krum, MultiKrum
 from fedtt_lightning.federation.aggregation.mean import WeightedMean
+from fedtt_lightning.federation.aggregation.norm_bound import NormBoundedMean
+from fedtt_lightning.federation.aggregation.robust import (
+    AllUpdates,
+    CoordinateMedian,
+    TrimmedMean,
+)
 from fedtt_lightning.federation.aggregation.rule import AggregationRule
 from fedtt_lightning.federation.aggregation.tt_rounding import TTRounding
 
-__all__ = ["AggregationRule", "FlexLoRA", "HetLoRA", "TTRounding", "WeightedMean"]
+__all__ = [
+    "AggregationRule",
+    "AllUpdates",
+    "CoordinateMedian",
+    "FlexLoRA",
+    "HetLoRA",
+    "Krum",
+    "MultiKrum",
+    "NormBoundedMean",
+    "TTRounding",
+    "TrimmedMean",
+    "WeightedMean",
+]
