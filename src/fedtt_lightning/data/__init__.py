@@ -1,4 +1,4 @@
-"""Federated data: datamodules, partitions, GLUE and a built-in text task."""
+"""Federated data: datamodules, partitions, GLUE, labelled text files and a built-in text task."""
 
 from fedtt_lightning.data.builtin import BuiltinText
 from fedtt_lightning.data.by_column import ByColumn
@@ -7,6 +7,7 @@ from fedtt_lightning.data.client_data import ClientDataModule, LoaderOptions
 from fedtt_lightning.data.flwr_partitioner import FlwrPartitioner
 from fedtt_lightning.data.glue import GlueData
 from fedtt_lightning.data.iid import IID, BySize
+from fedtt_lightning.data.labelled_text import LabelledText
 from fedtt_lightning.data.partition import Examples, Partition, Partitioner
 from fedtt_lightning.data.wrapper import FederatedDataModule
 
@@ -22,6 +23,7 @@ __all__ = [
     "FlwrPartitioner",
     "GlueData",
     "LabelShares",
+    "LabelledText",
     "LoaderOptions",
     "Partition",
     "Partitioner",

@@ -66,7 +66,7 @@ class RoundLoader:
         return max(self.plan.num_batches, 1)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._loader)
+        return iter(self._loader) if self.plan.visits else iter(())  # which starts no worker
 
     def state_dict(self) -> dict[str, int]:
         """Tell Lightning that this loader can resume; where, the federated loop knows."""
