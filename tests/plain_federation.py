@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,10 @@ from fedtt_lightning.federation import seed_for
 
 @dataclass
 class PlainFederation:
-    """Options of the reference; `frozen(round)` names what does not train in a round."""
+    """Options of the reference; `frozen(round)` names what does not train in a round.
+
+    `private` names what stays with the clients; `own` then holds what each of them has.
+    """
 
     experiment: int
     clients: Sequence[np.ndarray]
@@ -33,6 +36,8 @@ class PlainFederation:
     accumulate: int = 1
     server_lr: float = 1.0
     frozen: Callable[[int], set[str]] = lambda round: set()
+    private: Sequence[str] = ()
+    own: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def run(
         self,
@@ -43,14 +48,16 @@ class PlainFederation:
         params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for round in range(self.rounds):
             start = {name: p.detach().clone() for name, p in params.items()}
-            trained = [name for name in params if name not in self.frozen(round)]
+            stays = {*self.frozen(round), *self.private}
+            trained = [name for name in params if name not in stays]
             total = {n: torch.zeros_like(start[n], dtype=torch.float64) for n in trained}
             weight = 0.0
             for client in self.cohort(round):
                 with torch.no_grad():
                     for name, p in params.items():
-                        p.copy_(start[name])
+                        p.copy_(self.own.get(client, {}).get(name, start[name]))
                 self.visit(model, params, round, client, batch_loss)
+                self.own[client] = {n: params[n].detach().clone() for n in self.private}
                 size = float(len(self.clients[client]))
                 for name in trained:
                     update = params[name].detach().double() - start[name].double()

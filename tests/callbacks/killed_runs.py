@@ -1,6 +1,7 @@
 """Kills runs with SIGKILL at given batches and resumes each: `killed_runs.py FOLDER BATCH...`.
 
-Each run is a process of its own, forked after the imports, which take most of the time.
+With `private NAME` after FOLDER, tensors of that name stay with the clients. Each run is a process
+of its own, forked after the imports, which take most of the time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import signal
 import sys
 from pathlib import Path
 
+from lightning.pytorch import Callback
+
+from fedtt_lightning.callbacks import Personalization
 from toy_run import At, kill_itself, run_to_file
 
 
@@ -26,15 +30,19 @@ def in_process(*args: object) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def main(folder: Path, batches: list[int]) -> None:
-    assert in_process(folder / "whole", folder / "whole.json") == 0
+def main(folder: Path, batches: list[int], extra: list[Callback]) -> None:
+    assert in_process(folder / "whole", folder / "whole.json", *extra) == 0
     for batch in batches:
         killed = folder / f"killed-{batch}"
-        status = in_process(killed, folder / "never.json", At(batch, kill_itself))
+        status = in_process(killed, folder / "never.json", At(batch, kill_itself), *extra)
         assert os.WTERMSIG(status) == signal.SIGKILL
-        assert in_process(killed, folder / f"killed-{batch}.json") == 0
+        assert in_process(killed, folder / f"killed-{batch}.json", *extra) == 0
     assert not (folder / "never.json").exists()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(batch) for batch in sys.argv[2:]])
+    folder, *rest = sys.argv[1:]
+    extra: list[Callback] = []
+    if rest[0] == "private":
+        extra, rest = [Personalization([rest[1]])], rest[2:]
+    main(Path(folder), [int(batch) for batch in rest], extra)

@@ -4,6 +4,7 @@ from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+from fedtt_lightning.callbacks.personalization import Personalization
 from fedtt_lightning.callbacks.prediction_file import PredictionFile
 from fedtt_lightning.callbacks.round_report import RoundReport
 
@@ -12,6 +13,7 @@ __all__ = [
     "FactorFreezing",
     "FederatedCheckpoint",
     "FederatedRounds",
+    "Personalization",
     "PredictionFile",
     "RoundReport",
 ]
