@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -50,8 +52,18 @@ def _settings(loop: FederatedLoop) -> dict[str, str]:
         "federation.aggregation": repr(loop.aggregation),
         "federation.server": type(loop.server).__name__,
         "federation.weighting": loop.weighting,
+        "federation.ranks": _describe(loop.ranks),
         "private tensors": ", ".join(sorted(loop.private)) or "none",
     }
+
+
+def _describe(ranks: np.ndarray | None) -> str:
+    """Name ranks so that the names of others differ, however many clients there are."""
+    if ranks is None:
+        return "the same rank for all clients"
+    counts = zip(*np.unique(ranks, return_counts=True), strict=True)
+    shares = ", ".join(f"{count} of rank {rank}" for rank, count in counts)
+    return f"clients: {shares} (in the order {sha256(ranks.tobytes()).hexdigest()[:8]})"
 
 
 def load_gradients(state: dict[str, Any], loop: FederatedLoop) -> None:
