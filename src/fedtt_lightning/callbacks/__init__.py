@@ -1,7 +1,9 @@
 """Lightning callbacks: rounds, freezing, communication, checkpoints and reports."""
 
+from fedtt_lightning.callbacks.client_store import ClientStore
 from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
+from fedtt_lightning.callbacks.fed_prox import FedProx
 from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
 from fedtt_lightning.callbacks.personalization import Personalization
@@ -9,8 +11,10 @@ from fedtt_lightning.callbacks.prediction_file import PredictionFile
 from fedtt_lightning.callbacks.round_report import RoundReport
 
 __all__ = [
+    "ClientStore",
     "Communication",
     "FactorFreezing",
+    "FedProx",
     "FederatedCheckpoint",
     "FederatedRounds",
     "Personalization",
