@@ -33,10 +33,11 @@ def test_preset_adds(
 ) -> None:
     monkeypatch.chdir(ROOT)
     base = ["fit", "--config", "configs/quickstart.yaml"]
-    counts = []
+    printed = []
     for more in ([], ["--config", str(preset)]):
         with pytest.raises(SystemExit):
             main([*base, *more, "--print_config"])
-        counts.append(yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"])
-    assert counts[1][: len(counts[0])] == counts[0]
-    assert len(counts[1]) > len(counts[0])
+        printed.append(yaml.safe_load(capsys.readouterr().out))
+    before, after = (config["trainer"]["callbacks"] for config in printed)
+    assert after[: len(before)] == before
+    assert len(after) > len(before) or printed[1]["federation"] != printed[0]["federation"]
