@@ -2,6 +2,7 @@
 
 from fedtt_lightning.callbacks.client_store import ClientStore
 from fedtt_lightning.callbacks.communication import Communication
+from fedtt_lightning.callbacks.early_signs import EarlySigns
 from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.callbacks.fed_prox import FedProx
 from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
@@ -13,6 +14,7 @@ from fedtt_lightning.callbacks.round_report import RoundReport
 __all__ = [
     "ClientStore",
     "Communication",
+    "EarlySigns",
     "FactorFreezing",
     "FedProx",
     "FederatedCheckpoint",
