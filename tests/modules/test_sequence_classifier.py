@@ -183,3 +183,15 @@ def test_a_real_decoder_learns(llama_dir: Any) -> None:
     trainer(max_epochs=15).fit(module, loader(rows, 8))
     (validated,) = trainer().validate(module, loader(rows, 3, 5), verbose=False)
     assert validated["val_acc"] == 1.0
+
+
+def test_score_of_each_example(bert: str, batch: dict[str, Tensor]) -> None:
+    module = build(bert).eval()
+    logits = module.model(**batch).logits
+    rows = zip(logits, batch["labels"], strict=True)
+    assert module.score(batch).tolist() == [float(row.argmax() == label) for row, label in rows]
+    regression = build(bert, num_labels=1, task="stsb").eval()
+    scores = {**batch, "labels": torch.linspace(0, 5, 6)}
+    predicted = regression.model(**batch | {"labels": None}).logits[:, 0]
+    errors = [-((p - y) ** 2).item() for p, y in zip(predicted, scores["labels"], strict=True)]
+    torch.testing.assert_close(regression.score(scores).tolist(), errors)

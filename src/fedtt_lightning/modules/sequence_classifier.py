@@ -40,6 +40,7 @@ class SequenceClassifier(LightningModule):
 
     Attributes:
         fresh_parameters: How many parameters the pretrained files do not hold.
+        trainable: The argument.
 
     Raises:
         ConfigError: the backbone cannot be loaded, the PEFT method does not fit it, or an entry of
@@ -62,6 +63,7 @@ class SequenceClassifier(LightningModule):
             self.save_hyperparameters()
         self.lr = lr
         self.weight_decay = weight_decay
+        self.trainable = trainable
         self.regression = is_regression(task)
         if num_labels < 1 or (self.regression and num_labels != 1):
             raise ConfigError(
@@ -117,6 +119,12 @@ class SequenceClassifier(LightningModule):
         if not self.regression:
             result["probabilities"] = logits.softmax(-1)
         return result
+
+    def score(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return (B,), higher is better: 1 where right, else 0; minus squared errors of scores."""
+        logits = self(**{key: value for key, value in batch.items() if key != "labels"})
+        predicted, labels = self._predicted(logits), batch["labels"]
+        return -(predicted - labels).square() if self.regression else (predicted == labels).float()
 
     def configure_optimizers(self) -> Optimizer:
         """AdamW over what trains, fused: many small tensors, of which 1.2 ms a step against 7.6."""
