@@ -149,7 +149,14 @@ class TextData(ClientDataModule):
 
         texts = [name for name in ("text", "text_pair") if name in rows.column_names]
         encoded = rows.map(
-            encode, batched=True, remove_columns=texts, desc=f"Tokenizing {self.task}"
+            encode,
+            batched=True,
+            remove_columns=texts,
+            desc=f"Tokenizing {self.task}",
+            # No cache: its key would hash all that `encode` sees, which takes seconds.
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            new_fingerprint="tokenized",
         )
         return TokenRows(encoded)
 
