@@ -93,7 +93,8 @@ def test_any_peft_method_by_class_path(
     lora = ["--model.peft", "peft.LoraConfig", "--model.peft.r", "4"]
     lora += ["--model.peft.target_modules", "[query, value]", "--trainer.max_epochs", "1"]
     assert main(["fit", *options(tiny_backbone, tmp_path, *lora)]) == 0
-    assert "LORA" in capsys.readouterr().out
+    assert "LoRA" in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text())["method"] == "LoRA"
 
 
 def test_print_config(

@@ -17,9 +17,23 @@ from fedtt_lightning.account.reference import lora_reference
 from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.federation import RotatingFactor
+from fedtt_lightning.federation import FactorSchedule, FFALoRA, RoLoRA
 
 _ADAPTER = re.compile(r"\.tt_adapter\.|\.lora_")
+# PEFT's name of a method, and ours.
+_METHODS = {
+    "TT_ADAPTER": "FedTT",
+    "LORA": "LoRA",
+    "IA3": "(IA)³",
+    "PROMPT_TUNING": "prompt tuning",
+    "PREFIX_TUNING": "prefix tuning",
+}
+_SCHEDULES = {
+    "TT_ADAPTER": {FactorSchedule: "FedTT+"},
+    "LORA": {FFALoRA: "FFA-LoRA", RoLoRA: "RoLoRA"},
+}
+# A model's own weights, by the patterns of SequenceClassifier's `trainable`.
+_PATTERNS = {None: "full fine-tuning", (): "head only", (r"\.bias$",): "BitFit"}
 
 
 class RoundReport(Callback):
@@ -133,16 +147,22 @@ def _write(path: Path, summary: dict[str, Any]) -> None:
 
 
 def method_name(module: LightningModule, schedule: object) -> str:
-    """Name the PEFT method and schedule: FedTT, FedTT+, LORA, ... or `no PEFT method`."""
+    """Name what is run: FedTT, FedTT+, LoRA, FFA-LoRA, dense adapter, BitFit, ..."""
     for part in module.modules():
         configs = getattr(part, "peft_config", None)
         if isinstance(configs, dict) and configs:
-            peft_type = next(iter(configs.values())).peft_type
-            name = str(getattr(peft_type, "value", peft_type))
-            if name == "TT_ADAPTER":
-                return "FedTT+" if isinstance(schedule, RotatingFactor) else "FedTT"
-            return name
-    return "no PEFT method"
+            config = next(iter(configs.values()))
+            name = str(getattr(config.peft_type, "value", config.peft_type))
+            if name == "TT_ADAPTER" and not config.tensorized:
+                return "dense adapter"
+            for kind, scheduled in _SCHEDULES.get(name, {}).items():
+                if isinstance(schedule, kind):
+                    return scheduled
+            return _METHODS.get(name, name)
+    if not hasattr(module, "fresh_parameters"):  # not a SequenceClassifier
+        return "no PEFT method"
+    patterns = getattr(module, "trainable", None)
+    return _PATTERNS.get(None if patterns is None else tuple(patterns), "weights by name")
 
 
 def human_bytes(count: float) -> str:
