@@ -10,6 +10,7 @@ from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
 from fedtt_lightning.callbacks.personalization import Personalization
 from fedtt_lightning.callbacks.prediction_file import PredictionFile
 from fedtt_lightning.callbacks.round_report import RoundReport
+from fedtt_lightning.callbacks.scaffold import Scaffold
 
 __all__ = [
     "ClientStore",
@@ -22,4 +23,5 @@ __all__ = [
     "Personalization",
     "PredictionFile",
     "RoundReport",
+    "Scaffold",
 ]
