@@ -7,6 +7,7 @@ from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.callbacks.fed_prox import FedProx
 from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+from fedtt_lightning.callbacks.lora_merging import LoRAMerging
 from fedtt_lightning.callbacks.personalization import Personalization
 from fedtt_lightning.callbacks.prediction_file import PredictionFile
 from fedtt_lightning.callbacks.round_report import RoundReport
@@ -20,6 +21,7 @@ __all__ = [
     "FedProx",
     "FederatedCheckpoint",
     "FederatedRounds",
+    "LoRAMerging",
     "Personalization",
     "PredictionFile",
     "RoundReport",

@@ -65,6 +65,12 @@ def check_federation(
     schema = AdapterSchema.of(trainable_parameters(module))
     shared = schema.select([name for name in names if name not in private])
     settings.aggregation.check(shared, fewest_updates(planner))
+    companion = settings.aggregation.companion
+    if companion and companion not in [type(callback).__name__ for callback in trainer.callbacks]:  # type: ignore[attr-defined]
+        raise ConfigError(
+            f"federation.aggregation {type(settings.aggregation).__name__} works with the callback "
+            f"{companion} only: add fedtt_lightning.callbacks.{companion} to trainer.callbacks"
+        )
     if settings.aggregation.replaces_factors and not (
         type(settings.server) is FedAvg and settings.server.lr == 1
     ):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedtt_lightning.errors import ConfigError
 
+WRITTEN = "written_weights"
 _KEY = "frozen_fingerprint"
 _SAMPLES = 1024
 _ADVICE = "use the model.backbone, model.peft and model.num_labels it was trained with"
@@ -27,9 +28,14 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def leave_out(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], identity: str) -> None:
-    """Drop the frozen tensors from a Lightning checkpoint and note their fingerprint instead."""
-    state = checkpoint["state_dict"]
-    checkpoint["state_dict"] = {name: state[name] for name in state if name not in frozen}
+    """Drop the frozen tensors from a Lightning checkpoint and note their fingerprint instead.
+
+    Those stay that a callback has named in `checkpoint["written_weights"]`: it wrote to them.
+    """
+    state, written = checkpoint["state_dict"], checkpoint.get(WRITTEN, ())
+    checkpoint["state_dict"] = {
+        name: state[name] for name in state if name not in frozen or name in written
+    }
     checkpoint[_KEY] = identity
 
 
@@ -44,8 +50,8 @@ def put_back(
     Raises:
         ConfigError: the checkpoint has other names or shapes, or belongs to other frozen weights.
     """
-    saved = checkpoint.get("state_dict", {})
-    own = {name: value for name, value in state.items() if name not in frozen}
+    saved, written = checkpoint.get("state_dict", {}), checkpoint.get(WRITTEN, ())
+    own = {n: value for n, value in state.items() if n not in frozen or n in written}
     missing = [name for name in own if name not in saved]
     unexpected = [name for name in saved if name not in own]
     if missing or unexpected:

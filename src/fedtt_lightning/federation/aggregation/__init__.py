@@ -1,6 +1,7 @@
 """Rules that turn the updates of a round into one."""
 
 from fedtt_lightning.federation.aggregation.flex_lora import FlexLoRA
+from fedtt_lightning.federation.aggregation.flora import FLoRA
 from fedtt_lightning.federation.aggregation.het_lora import HetLoRA
 from fedtt_lightning.federation.aggregation.krum import Krum, MultiKrum
 from fedtt_lightning.federation.aggregation.mean import WeightedMean
@@ -17,6 +18,7 @@ __all__ = [
     "AggregationRule",
     "AllUpdates",
     "CoordinateMedian",
+    "FLoRA",
     "FlexLoRA",
     "HetLoRA",
     "Krum",

@@ -85,12 +85,7 @@ class HetLoRA(AggregationRule):
         check_rank_range(ranks, max(rows))
 
     def shrink(self, adapter: AdapterState, rank: int) -> AdapterState:
-        """Zero the rows of A and columns of B behind the first `rank`."""
-        adapter = adapter.clone()
-        for name, tensor in adapter.tensors().items():
-            if factor := lora_factor(name):
-                (tensor if factor == "A" else tensor.transpose(0, 1))[rank:] = 0
-        return adapter
+        return cut_lora(adapter, rank)
 
     def message_schema(self, schema: AdapterSchema, rank: int) -> AdapterSchema:
         return AdapterSchema(
@@ -101,6 +96,15 @@ class HetLoRA(AggregationRule):
                 for spec in schema.specs
             )
         )
+
+
+def cut_lora(adapter: AdapterState, rank: int) -> AdapterState:
+    """Return a copy with zeros behind the first `rank` rows of A and columns of B."""
+    adapter = adapter.clone()
+    for name, tensor in adapter.tensors().items():
+        if factor := lora_factor(name):
+            (tensor if factor == "A" else tensor.transpose(0, 1))[rank:] = 0
+    return adapter
 
 
 def _norm_of_product(a: Tensor, b: Tensor) -> Tensor:

@@ -17,11 +17,12 @@ class AggregationRule(ABC):
     `count` is the number of updates since `reset`. A rule holds a round's state only between
     `reset` and `result`, all of it in `state_dict`, so that a run can stop anywhere.
     `replaces_factors` tells that its result is a new factorization, in whose entries the steps of a
-    server optimizer would mean nothing.
+    server optimizer would mean nothing. `companion` names the callback class that a rule needs.
     """
 
     count: int = 0
     replaces_factors: bool = False
+    companion: str | None = None
 
     def __repr__(self) -> str:
         settings = {k: v for k, v in sorted(vars(self).items()) if _is_setting(k)}
