@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedtt_lightning.callbacks import ClientStore
+
 TESTS = Path(__file__).parents[1]
 
 
@@ -30,3 +32,14 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for name, value in one["state"].items():
         assert torch.equal(first["state"][name], second["state"][name]), name
         torch.testing.assert_close(first["state"][name], value, rtol=0, atol=1e-12)
+    assert {"fed/drift", "fed/loss_spread", "client/personal_mean"} <= one["metrics"].keys()
+    assert one["metrics"].keys() == first["metrics"].keys()
+    for name, value in one["metrics"].items():
+        assert torch.equal(first["metrics"][name], second["metrics"][name]), name
+        torch.testing.assert_close(first["metrics"][name], value, rtol=0, atol=1e-12)
+    ours, theirs = (ClientStore(tmp_path / f"root-{devices}" / "clients") for devices in (1, 2))
+    for client in range(3):
+        own = ours.load(client, 4)
+        assert own is not None
+        torch.testing.assert_close(theirs.load(client, 4), own, rtol=0, atol=1e-12)
+        assert not torch.equal(own["net.head.weight"], one["state"]["net.head.weight"])

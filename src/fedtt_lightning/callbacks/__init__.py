@@ -1,5 +1,6 @@
 """Lightning callbacks: rounds, freezing, communication, checkpoints and reports."""
 
+from fedtt_lightning.callbacks.client_evaluation import ClientEvaluation
 from fedtt_lightning.callbacks.client_store import ClientStore
 from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.early_signs import EarlySigns
@@ -14,6 +15,7 @@ from fedtt_lightning.callbacks.round_report import RoundReport
 from fedtt_lightning.callbacks.scaffold import Scaffold
 
 __all__ = [
+    "ClientEvaluation",
     "ClientStore",
     "Communication",
     "EarlySigns",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Optimizer
 
@@ -51,6 +51,14 @@ def restore_optimizer_steps(trainer: Trainer) -> None:
     """Undo `choose_optimizer_steps`."""
     trainer.fit_loop.epoch_loop.__dict__.pop("_should_accumulate", None)
     trainer.fit_loop.epoch_loop.automatic_optimization.__dict__.pop("_make_zero_grad_fn", None)
+
+
+def prepare_batch(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """Convert a batch and move it to the device, as Lightning's loops do before a step."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    if (before := getattr(module, "_on_before_batch_transfer", None)) is not None:
+        batch = before(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def mark_round_unfinished(checkpoint: dict[str, Any]) -> None:
