@@ -94,12 +94,12 @@ def make_run(
         "precision": "64-true",
         "accelerator": "cpu",
         "enable_progress_bar": False,
+        "logger": False,
         **options,
     }
     trainer = Trainer(
         callbacks=callbacks,
         default_root_dir=folder,
-        logger=False,
         enable_model_summary=False,
         **settings,
     )

@@ -65,8 +65,10 @@ class FederatedCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        # Without validation in this round, ModelCheckpoint has saved nothing at its end.
-        if getattr(self, "_last_global_step_saved", None) != trainer.global_step:
+        # ModelCheckpoint has saved nothing without validation in this round, or without a step.
+        plan = find_federation(trainer).loop.plan
+        saved = getattr(self, "_last_global_step_saved", None) == trainer.global_step
+        if not saved or (plan is not None and plan.skipped):
             self._save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,6 +16,7 @@ from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
 from fedtt_lightning.callbacks.checks import check_fit, check_writable
 from fedtt_lightning.callbacks.lightning_private import (
     choose_optimizer_steps,
+    mark_between_rounds,
     restore_optimizer_steps,
 )
 from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
@@ -24,7 +25,7 @@ from fedtt_lightning.callbacks.parts import (
     client_data,
     trainable_parameters,
 )
-from fedtt_lightning.callbacks.round_end import end_round, end_visit, log_round_end
+from fedtt_lightning.callbacks.round_end import end_round, end_visit, skip_round
 from fedtt_lightning.callbacks.round_loss import RoundLoss
 from fedtt_lightning.callbacks.run_state import (
     keep_weights_global,
@@ -121,6 +122,7 @@ class FederatedRounds(Callback):
         self._loop: FederatedLoop | None = None
         self._reset: OptimizerReset | None = None
         self.loss = RoundLoss()
+        self._metrics: dict[str, Tensor] = {}
         self._saved: dict[str, Any] | None = None
 
     @property
@@ -135,6 +137,7 @@ class FederatedRounds(Callback):
         if stage != "fit":
             return
         self._loop = self._saved = None  # of an earlier fit
+        self._metrics = {}
         check_fit(trainer, pl_module)
         self._planner = make_planner(self, trainer)
         if not any(is_overridden(hook, pl_module) for hook in ("setup", "configure_model")):
@@ -159,17 +162,14 @@ class FederatedRounds(Callback):
         if self._saved is not None:
             load_gradients(self._saved, self.loop)
             self._saved = None
+            trainer.callback_metrics.update(self._metrics)
         if self.loop.inside_visit:
             call_hook(trainer, "on_client_start", pl_module, self.loop.visit, True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close a round that has too few clients at once: the loader gives it no batch."""
-        loop = self.loop
-        if not loop.is_open and loop.planner.plan(trainer.current_epoch).skipped:
-            plan = loop.open_round(trainer.current_epoch)
-            self.loss = RoundLoss()
-            call_hook(trainer, "on_round_start", pl_module, plan)
-            log_round_end(self, trainer, pl_module, 0)
+        if not self.loop.is_open and self.loop.planner.plan(trainer.current_epoch).skipped:
+            skip_round(self, trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -242,12 +242,16 @@ class FederatedRounds(Callback):
             raise ConfigError(
                 f"{trainer.ckpt_path} was not written by a federated run and cannot be resumed"
             )
+        # What other callbacks monitor, should the coming round log nothing: it may be skipped.
+        self._metrics = checkpoint.get("fedtt_metrics", {})
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self._loop is not None:
             keep_weights_global(self._loop, pl_module, checkpoint)
+            mark_between_rounds(checkpoint)
+            checkpoint["fedtt_metrics"] = dict(trainer.callback_metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._loop is None else save_run(self._loop, self.loss)
@@ -257,13 +261,8 @@ class FederatedRounds(Callback):
 
     def log_round(self, module: LightningModule, name: str, value: float) -> None:
         """Log a number of the whole round, exact as float64 (byte counts exceed float32)."""
-        module.log(
-            name,
-            torch.tensor(value, dtype=torch.float64),
-            on_step=False,
-            on_epoch=True,
-            batch_size=1,
-        )
+        number = torch.tensor(value, dtype=torch.float64)
+        module.log(name, number, on_step=False, on_epoch=True, batch_size=1)
 
     def _plan(self, round: int) -> RoundPlan:
         """Return the plan of a round with the batches that are left of it."""

@@ -53,6 +53,22 @@ def restore_optimizer_steps(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop.automatic_optimization.__dict__.pop("_make_zero_grad_fn", None)
 
 
+def validate_empty_epoch(trainer: Trainer) -> None:
+    """Validate in an epoch that has no batch, and let its metrics be a step of the loggers.
+
+    Lightning validates after an epoch's last batch, and numbers what it logs by batches. Callbacks
+    that monitor a metric expect it in every epoch, the first one too.
+    """
+    every = trainer.check_val_every_n_epoch
+    epoch_loop = trainer.fit_loop.epoch_loop
+    if trainer.enable_validation and every and (trainer.current_epoch + 1) % every == 0:
+        trainer.validating = True
+        epoch_loop.val_loop.run()
+        trainer.training = True
+    if hasattr(epoch_loop, "_batches_that_stepped"):
+        epoch_loop._batches_that_stepped += 1
+
+
 def prepare_batch(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     """Convert a batch and move it to the device, as Lightning's loops do before a step."""
     batch = trainer.precision_plugin.convert_input(batch)
@@ -73,6 +89,25 @@ def mark_round_unfinished(checkpoint: dict[str, Any]) -> None:
     for count in (progress["current"], progress["total"]):
         count["processed"] = min(count["processed"], count["ready"] - 1)
         count["completed"] = min(count["completed"], count["processed"])
+
+
+def mark_between_rounds(checkpoint: dict[str, Any]) -> None:
+    """Make a checkpoint written at an epoch's end, or before its first batch, resume there.
+
+    Lightning takes the batches of the epoch before, which it still holds, for those of the coming
+    one, and with `max_steps` it ends an epoch twice.
+    """
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    epochs, batches = loops.get("epoch_progress"), loops.get("epoch_loop.batch_progress")
+    if not epochs or not batches:
+        return
+    now = epochs["current"]
+    if now["processed"] < now["started"]:
+        return
+    for count in (now, epochs["total"]):
+        count["completed"] = count["processed"]
+    batches["is_last_batch"] = False
+    batches["current"] = dict.fromkeys(batches["current"], 0)
 
 
 def saves_inside_rounds(callback: ModelCheckpoint) -> bool:

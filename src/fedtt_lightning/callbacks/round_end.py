@@ -1,4 +1,4 @@
-"""What happens when a client's visit ends, and when a round does."""
+"""What happens when a client's visit ends, when a round does, and when it does not take place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from fedtt_lightning.callbacks.lightning_private import validate_empty_epoch
 from fedtt_lightning.callbacks.parts import call_hook, with_hook
+from fedtt_lightning.callbacks.round_loss import RoundLoss
 from fedtt_lightning.federation import Visit
 
 if TYPE_CHECKING:
@@ -39,6 +41,16 @@ def end_round(federation: FederatedRounds, trainer: Trainer, module: LightningMo
     if (new := loop.close_round()) is not None:
         call_hook(trainer, "on_aggregate", module, old, new)
     log_round_end(federation, trainer, module, 0 if new is None else count)
+
+
+def skip_round(federation: FederatedRounds, trainer: Trainer, module: LightningModule) -> None:
+    """Open and close a round that has too few clients, all in its epoch's first hook."""
+    loop, round = federation.loop, trainer.current_epoch
+    if loop.round != round:  # else the run goes on from a checkpoint written in this very hook
+        federation.loss = RoundLoss()
+        call_hook(trainer, "on_round_start", module, loop.open_round(round))
+        log_round_end(federation, trainer, module, 0)
+    validate_empty_epoch(trainer)
 
 
 def log_round_end(

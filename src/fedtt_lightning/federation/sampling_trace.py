@@ -19,8 +19,8 @@ _COLUMNS = ("client", "round")
 class TraceSampler(ClientSampler):
     """Takes the clients that an availability trace lists for a round.
 
-    A round without a row has no client. The file is read once, when it is first needed, and held
-    as 4 bytes a row.
+    A round without a row has no client; `check` refuses a run of more rounds than the trace has.
+    The file is read once, when it is first needed, and held as 4 bytes a row.
 
     Args:
         file: CSV with the header columns `client` (from 0) and `round` (from 1), in any order of
@@ -58,10 +58,7 @@ class TraceSampler(ClientSampler):
     def cohort(self, experiment: int, round: int, sizes: np.ndarray) -> tuple[int, ...]:
         clients, bounds = self._read()
         if round >= len(bounds) - 1:
-            raise ConfigError(
-                f"federation.sampler.file {self.file} ends with round {len(bounds) - 1}: there is "
-                f"no round {round + 1}"
-            )
+            return ()
         available = clients[bounds[round] : bounds[round + 1]]
         if self.clients_per_round is not None and self.clients_per_round < len(available):
             rng = generator_for(experiment, "cohort", round)
