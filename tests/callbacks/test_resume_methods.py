@@ -9,10 +9,18 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
-from fedtt_lightning.federation import ClientFailures, FixedSampler, UniformSampler
+from fedtt_lightning.federation import (
+    AdaptiveFactor,
+    ClientFailures,
+    FixedSampler,
+    RandomFactor,
+    UniformSampler,
+)
 from toy_run import At, make_run, outcome
 
 METHODS: dict[str, Callable[[], dict[str, Any]]] = {
+    "adaptive factor": lambda: {"schedule": AdaptiveFactor()},
+    "random factors": lambda: {"schedule": RandomFactor(count=2)},
     "equal weights": lambda: {"federation": {"weighting": "equal"}},
     "fixed sampler": lambda: {"federation": {"sampler": FixedSampler([2, 0])}},
     "failures": lambda: {
