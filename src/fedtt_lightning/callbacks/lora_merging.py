@@ -155,8 +155,9 @@ def _target(module: LightningModule, a: str) -> tuple[Tensor, float, bool]:
     adapter = rest.split(".")[1]
     base = layer.get_base_layer()
     weight = getattr(base, "weight", None)
-    plain = isinstance(weight, nn.Parameter) and weight.is_floating_point()
-    if not plain or getattr(base, "groups", 1) != 1 or layer.lora_variant.get(adapter) is not None:
+    variant, groups = layer.lora_variant.get(adapter), getattr(base, "groups", 1)
+    plain = variant is None and groups == 1
+    if not plain or not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
         raise ConfigError(
             f"FLoRA cannot merge into {path}: it must be a plain layer in floating point, not "
             "quantized, not grouped, and model.peft plain LoRA, not DoRA or another variant"
