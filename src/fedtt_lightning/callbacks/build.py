@@ -83,12 +83,10 @@ def check_federation(
         settings.aggregation.check_ranks(shared, ranks)
 
 
-def fewest_updates(planner: RoundPlanner) -> int | None:
-    """Return the fewest updates a round that takes place can have, None if that is not known."""
-    if planner.failures is not None:
-        return planner.min_clients if planner.min_clients > 1 else None
-    size = planner.sampler.smallest_cohort(planner.sizes)
-    return size if size is not None or planner.min_clients == 1 else planner.min_clients
+def fewest_updates(planner: RoundPlanner) -> int:
+    """Return the fewest updates a round that takes place can have, if all of them are finite."""
+    size = planner.sampler.smallest_cohort(planner.sizes) if planner.failures is None else None
+    return max(size or 0, planner.min_clients)
 
 
 def client_ranks(settings: FederatedRounds, planner: RoundPlanner) -> np.ndarray | None:

@@ -34,7 +34,7 @@ class Communication(Callback):
     def _reset(self) -> None:
         self.uploaded = self.downloaded = 0
         self.uploaded_total = self.downloaded_total = 0
-        self.uploads = 0
+        self.uploads = self.downloads = 0
         self._seen: dict[int, int] = {}
         self._changed: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
@@ -53,6 +53,7 @@ class Communication(Callback):
             self._download(loop, client, plan.round)
         for client in (*plan.late, *plan.unused):
             self.count_upload(self._size(loop, loop.travelling, client))
+            self.uploads += 1
 
     def on_client_start(
         self, trainer: Trainer, pl_module: LightningModule, visit: Visit, resumed: bool
@@ -107,7 +108,8 @@ class Communication(Callback):
         self.downloaded_total += nbytes
 
     def state_dict(self) -> dict[str, Any]:
-        keys = ("uploaded", "downloaded", "uploaded_total", "downloaded_total", "uploads")
+        keys = ["uploads", "downloads", "uploaded", "downloaded"]
+        keys += ["uploaded_total", "downloaded_total"]
         counts = {key: getattr(self, key) for key in keys}
         return {"counts": counts, "seen": dict(self._seen), "changed": dict(self._changed)}
 
@@ -126,6 +128,7 @@ class Communication(Callback):
         ]
         self.count_download(self._size(loop, loop.schema.select(names), client))
         self._seen[client] = round
+        self.downloads += 1
 
     def _size(self, loop: FederatedLoop, schema: AdapterSchema, client: int) -> int:
         """Return the bytes of a message; all messages of the same shapes are equally long."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fedtt_lightning.account.reference import lora_reference
+from fedtt_lightning.callbacks.client_evaluation import ClientEvaluation
 from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.federation import FactorSchedule, FFALoRA, RoLoRA
+from fedtt_lightning.federation import (
+    FactorSchedule,
+    FederatedLoop,
+    FFALoRA,
+    RoLoRA,
+    RoundPlan,
+)
 
 _ADAPTER = re.compile(r"\.tt_adapter\.|\.lora_")
 # PEFT's name of a method, and ours.
@@ -28,7 +35,7 @@ _METHODS = {
     "PROMPT_TUNING": "prompt tuning",
     "PREFIX_TUNING": "prefix tuning",
 }
-_SCHEDULES = {
+_SCHEDULES: dict[str, dict[type, str]] = {
     "TT_ADAPTER": {FactorSchedule: "FedTT+"},
     "LORA": {FFALoRA: "FFA-LoRA", RoLoRA: "RoLoRA"},
 }
@@ -57,15 +64,19 @@ class RoundReport(Callback):
         self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if find_federation(trainer).loop.is_open:
+        loop = find_federation(trainer).loop
+        if loop.is_open or loop.plan is None:
             return
         metrics = trainer.callback_metrics
         rounds = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         parts = [f"round {trainer.current_epoch + 1}{rounds}"]
-        if "fed/train_loss" in metrics:
-            parts.append(f"loss {float(metrics['fed/train_loss']):.3f}")
-        if self._validated:
-            parts += [f"{name} {float(metrics[name]):.3f}" for name in _scores(metrics)]
+        if loop.skipped:
+            parts[0] += f" skipped: {_why_skipped(loop, loop.plan)}"
+        else:
+            if "fed/train_loss" in metrics:
+                parts.append(f"loss {float(metrics['fed/train_loss']):.3f}")
+            if self._validated:
+                parts += [f"{name} {float(metrics[name]):.3f}" for name in _scores(metrics)]
         self._validated = False
         comm = _communication(trainer)
         for label, now, total in (
@@ -73,9 +84,13 @@ class RoundReport(Callback):
             ("down", comm.downloaded, comm.downloaded_total),
         ):
             parts.append(f"{label} {human_bytes(now)} (so far {human_bytes(total)})")
-        rejected = len(find_federation(trainer).loop.rejected)
-        if rejected:
-            parts.append(f"{rejected} clients left out")
+        for clients, what in (
+            (loop.plan.dropped, "dropped"),
+            (loop.plan.late, "late"),
+            (loop.rejected, "left out for NaN or Inf"),
+        ):
+            if clients:
+                parts.append(f"{len(clients)} {what}")
         if trainer.is_global_zero:
             _print(trainer, "  ".join(parts))
 
@@ -88,6 +103,7 @@ class RoundReport(Callback):
             "method": method_name(pl_module, loop.schedule),
             "rounds": loop.round + (not loop.is_open),
             "uploads": comm.uploads,
+            "downloads": comm.downloads,
             "trainable_parameters": loop.schema.numel,
             "upload_bytes_per_client": comm.uploaded_total / comm.uploads,
             "upload_bytes_total": comm.uploaded_total,
@@ -103,15 +119,34 @@ class RoundReport(Callback):
             _write(Path(trainer.default_root_dir) / "summary.json", summary)
 
 
+def _why_skipped(loop: FederatedLoop, plan: RoundPlan) -> str:
+    if plan.visits:
+        usable = len(plan.visits) - len(loop.rejected)
+        why = f"{usable} of {len(plan.visits)} updates without NaN or Inf"
+    elif cohort := len(plan.unused) + len(plan.dropped) + len(plan.late):
+        why = f"{len(plan.unused)} of {cohort} clients answered in time"
+    else:
+        why = "no clients"
+    return f"{why}, {plan.needed} needed"
+
+
 def _scores(metrics: Iterable[str]) -> list[str]:
     """Return the validation metrics to show: the losses too, if a task has nothing else."""
     names = [name for name in metrics if name.startswith("val_")]
     return [name for name in names if not name.endswith("_loss")] or names
 
 
+def _client_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return ClientEvaluation's scores to show: those with the clients' own tensors, if any."""
+    kind = "personal" if "client/personal_mean" in metrics else "global"
+    names = {"clients": f"client/{kind}_mean", "worst tenth": f"client/{kind}_worst_decile"}
+    return {label: float(metrics[name]) for label, name in names.items() if name in metrics}
+
+
 def _table(summary: dict[str, Any]) -> Table:
     metrics = summary["metrics"]
     scores = {name: f"{metrics[name]:.3f}" for name in _scores(metrics)}
+    scores |= {label: f"{value:.3f}" for label, value in _client_scores(metrics).items()}
     uploads = summary["uploads"]
     caption = "* not trained: its bytes on PEFT's default targets, with a dense head"
     table = Table(
@@ -133,7 +168,7 @@ def _table(summary: dict[str, Any]) -> Table:
         table.add_row(
             "LoRA r=8 *",
             f"{summary['lora_r8_trainable_parameters']:,}",
-            *(human_bytes(count) for count in (size, size * uploads, size * uploads)),
+            *(human_bytes(count) for count in (size, size * uploads, size * summary["downloads"])),
             *("" for _ in scores),
         )
     return table
@@ -179,6 +214,13 @@ def _communication(trainer: Trainer) -> Communication:
         if isinstance(callback, Communication):
             return callback
     raise ConfigError("RoundReport needs the Communication callback: add it to trainer.callbacks")
+
+
+def _evaluation(trainer: Trainer) -> ClientEvaluation | None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ClientEvaluation):
+            return callback
+    return None
 
 
 def _print(trainer: Trainer, what: str | Table) -> None:

@@ -99,11 +99,15 @@ class FederatedLoop:
     @property
     def inside_visit(self) -> bool:
         """Whether the tensors hold a client's weights: a visit was begun and is not over."""
-        return self.is_open and self.position < self._round_batches and self.step > 0
+        if self.plan is None or not self.is_open:
+            return False
+        return self.position < self.plan.num_batches and self.step > 0
 
     @property
-    def _round_batches(self) -> int:
-        return 0 if self.plan is None else self.plan.num_batches
+    def skipped(self) -> bool:
+        """Whether the last round is closed and has changed nothing, having too few updates."""
+        plan = None if self.is_open else self.plan
+        return plan is not None and len(plan.visits) - len(self.rejected) < plan.needed
 
     @property
     def travelling(self) -> AdapterSchema:
@@ -128,7 +132,7 @@ class FederatedLoop:
         self.trained = self.schedule.trained(self.schema.names, round, self.planner.experiment)
         self.aggregation.reset()
         if self.plan.skipped:
-            self._too_few(len(self.plan.unused))
+            self._too_few(self.plan, len(self.plan.unused))
         return self.plan
 
     def open_visit(self) -> Visit:
@@ -209,6 +213,7 @@ class FederatedLoop:
         Raises:
             FederationError: no update was finite, or too few were and that is not to be skipped.
         """
+        assert self.plan is not None
         self.is_open = False
         count = self.aggregation.count
         if count == 0:
@@ -217,8 +222,9 @@ class FederatedLoop:
                 f"{', '.join(map(str, self.rejected))} hold NaN or Inf. Lower the learning rate, "
                 "or look at these clients' data"
             )
-        if count < self.planner.min_clients:
-            self._too_few(count)
+        if count < self.plan.needed:
+            self._too_few(self.plan, count)
+            self.aggregation.reset()
             return None
         update = self.aggregation.result(self.adapter)
         new = self.server.step(self.adapter.select(update.schema), update)
@@ -228,12 +234,13 @@ class FederatedLoop:
         self.aggregation.reset()
         return self.adapter
 
-    def _too_few(self, count: int) -> None:
+    def _too_few(self, plan: RoundPlan, count: int) -> None:
         if self.below_min_clients == "fail":
             raise FederationError(
-                f"round {self.round + 1} has {count} usable updates, fewer than "
-                f"federation.min_clients={self.planner.min_clients}: lower it, choose more clients "
-                "a round, or set federation.below_min_clients to skip"
+                f"round {self.round + 1} has {count} usable updates ({len(plan.dropped)} clients "
+                f"dropped out, {len(plan.late)} late, {len(self.rejected)} with NaN or Inf), fewer "
+                f"than federation.min_clients={plan.needed}: lower it, choose more clients a "
+                "round, or set federation.below_min_clients to skip"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class RoundPlan:
         dropped: clients that never answered.
         late: clients that answered after the deadline.
         unused: clients that answered in time to a round that is skipped, being too few.
+        needed: finite updates without which the round is skipped.
         start: batches of the round that are already trained, when a run goes on inside it.
     """
 
@@ -71,6 +72,7 @@ class RoundPlan:
     dropped: tuple[int, ...] = ()
     late: tuple[int, ...] = ()
     unused: tuple[int, ...] = ()
+    needed: int = 1
     start: int = 0
 
     @property
@@ -154,8 +156,10 @@ class RoundPlanner:
             answers[self._outcome(round, client)].append(client)
         dropped, late, done = (tuple(answers[key]) for key in ("dropped", "late", "done"))
         if len(done) < self.min_clients:
-            return RoundPlan(round, (), dropped, late, unused=done)
-        return RoundPlan(round, self._visits(round, done), dropped, late)
+            return RoundPlan(round, (), dropped, late, done, self.min_clients)
+        visits = self._visits(round, done)
+        needed = min(self.min_clients, len(visits))  # fewer visits only where `max_batches` cuts
+        return RoundPlan(round, visits, dropped, late, needed=needed)
 
     def _outcome(self, round: int, client: int) -> Outcome:
         if self.failures is None:

@@ -45,7 +45,10 @@ class AllUpdates(AggregationRule):
 
     def check(self, schema: AdapterSchema, cohort: int | None) -> None:
         if cohort is not None and (problem := self.problem(cohort)):
-            raise ConfigError(f"federation.aggregation: {problem}: choose more clients a round")
+            raise ConfigError(
+                f"federation.aggregation: {problem}: choose more clients a round, or set "
+                "federation.min_clients to as many where rounds differ"
+            )
 
     def add(self, client: int, start: AdapterState, update: AdapterState, weight: float) -> None:
         self._schema = update.schema
