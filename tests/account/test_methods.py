@@ -67,7 +67,7 @@ def test_dense_adapters_are_two_linears_in_each_place(
 
 def test_rolora_alternates_and_ffa_sends_b(counted: tuple[str, dict[str, Method]]) -> None:
     _, found = counted
-    a, b = found["RoLoRA r=8"].rounds
+    b, a = found["RoLoRA r=8"].rounds
     assert all("lora_B" not in name for name in a)
     assert all("lora_A" not in name for name in b)
     assert a | b == set(found["LoRA r=8"].tensors)

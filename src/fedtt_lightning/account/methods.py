@@ -18,13 +18,19 @@ from transformers import (
 )
 
 from fedtt_lightning.account.families import FAMILIES, is_decoder
-from fedtt_lightning.adapters import TTAdapter, TTAdapterConfig
-from fedtt_lightning.federation import AdapterState, RotatingFactor
+from fedtt_lightning.adapters import TTAdapterConfig
+from fedtt_lightning.federation import (
+    AdapterState,
+    FFALoRA,
+    FreezingSchedule,
+    RoLoRA,
+    RotatingFactor,
+)
 from fedtt_lightning.federation.freezing import factor_groups
 
 PARTS = ("factors", "biases", "norms", "head")
 # A tensorized classifier's `core_0`, without down or up, belongs to the head.
-_ADAPTER = re.compile(r"(down|up)_(core_\d+|bias)$|\.lora_[AB]\.|\.dense_adapter\.")
+_ADAPTER = re.compile(r"(down|up)_(core_\d+|weight|bias)$|\.lora_[AB]\.")
 
 
 @dataclass(frozen=True)
@@ -64,23 +70,22 @@ def methods(family: str, rank: int, bottleneck: int) -> Iterator[Method]:
         "bottleneck": bottleneck,
         "tt_classifier": not is_decoder(family),
     }
-    fedtt = _adapted(family, TTAdapterConfig(**tt))
-    tensors = _trainable(fedtt)
+    tensors = _trainable(_adapted(family, TTAdapterConfig(**tt)))
     yield _constant("FedTT", tensors)
     layernorms = _adapted(family, TTAdapterConfig(**tt, train_layernorms=True))
     yield _constant("FedTT, norms too", _trainable(layernorms))
-    yield _rotating("FedTT+", tensors, RotatingFactor())
-    yield _rotating("FedTT+, factors only", tensors, RotatingFactor(biases=False))
+    period = lcm(*(max(len(factors) - 2, 1) for factors in factor_groups([*tensors]).values()))
+    yield _scheduled("FedTT+", tensors, RotatingFactor(), period)
+    yield _scheduled("FedTT+, factors only", tensors, RotatingFactor(biases=False), period)
     lora = {r: lora_tensors(_model(family), r, _task(family)) for r in (4, 8)}
     for r in lora:
         yield _constant(f"LoRA r={r}", lora[r])
-    without_a = frozenset(name for name in lora[8] if "lora_A" not in name)
-    without_b = frozenset(name for name in lora[8] if "lora_B" not in name)
-    only_b = {name: tensor for name, tensor in lora[8].items() if name in without_a}
-    yield Method("FFA-LoRA r=8", only_b, (without_a,))
-    yield Method("RoLoRA r=8", lora[8], (without_b, without_a))
+    yield _scheduled("FFA-LoRA r=8", lora[8], FFALoRA(), 1)
+    yield _scheduled("RoLoRA r=8", lora[8], RoLoRA(), 2)
+    dense = _trainable(_adapted(family, TTAdapterConfig(tensorized=False, bottleneck=bottleneck)))
+    adapters = {name: tensor for name, tensor in dense.items() if part_of(name) != "head"}
     head = {name: tensor for name, tensor in lora[8].items() if part_of(name) == "head"}
-    yield _constant(f"dense adapter {bottleneck}", {**_dense(fedtt, bottleneck), **head})
+    yield _constant(f"dense adapter {bottleneck}", {**adapters, **head})
 
 
 def lora_tensors(model: nn.Module, r: int, task: TaskType) -> dict[str, Tensor]:
@@ -133,26 +138,9 @@ def _constant(name: str, tensors: dict[str, Tensor]) -> Method:
     return Method(name, tensors, (frozenset(tensors),))
 
 
-def _rotating(name: str, tensors: dict[str, Tensor], schedule: RotatingFactor) -> Method:
-    names = list(tensors)
-    period = lcm(*(max(len(factors) - 2, 1) for factors in factor_groups(names).values()))
-    rounds = tuple(schedule.trained(names, round) for round in range(period))
+def _scheduled(
+    name: str, tensors: dict[str, Tensor], schedule: FreezingSchedule, period: int
+) -> Method:
+    rounds = tuple(schedule.trained([*tensors], round) for round in range(period))
     sent = frozenset().union(*rounds)
     return Method(name, {n: t for n, t in tensors.items() if n in sent}, rounds)
-
-
-def _dense(fedtt: nn.Module, bottleneck: int) -> dict[str, Tensor]:
-    """Return the tensors of dense adapters (arXiv 1902.00751) in the places of the TT adapters."""
-    tensors: dict[str, Tensor] = {}
-    for name, module in fedtt.named_modules():
-        if isinstance(module, TTAdapter):
-            width = module.down.in_features
-            with torch.device("meta"):
-                layers = {
-                    "down": nn.Linear(width, bottleneck),
-                    "up": nn.Linear(bottleneck, width),
-                }
-            for side, layer in layers.items():
-                for key, parameter in layer.named_parameters():
-                    tensors[f"{name}.dense_adapter.{side}.{key}"] = parameter
-    return tensors
