@@ -10,9 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.federation import FixedSampler, RoundPlanner, UniformSampler, seed_for
+from fedtt_lightning.federation import (
+    ClientFailures,
+    FixedSampler,
+    PoissonSampler,
+    RoundPlanner,
+    seed_for,
+)
 
-TEN = np.full(10, 5)
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
 
@@ -59,34 +64,42 @@ def test_cap_cuts_the_round_and_still_closes_it(sizes: list[int], cap: int) -> N
     assert [v.client for v in cut.visits] == [v.client for v in whole.visits][: len(cut.visits)]
 
 
-@given(st.integers(1, 30), st.data())
-def test_uniform_cohorts(num_clients: int, data: st.DataObject) -> None:
-    size = data.draw(st.integers(1, num_clients))
-    sampler = UniformSampler(size)
-    sampler.check(np.ones(num_clients), 3)
-    cohort = sampler.cohort(5, 2, np.ones(num_clients))
-    assert len(set(cohort)) == size and set(cohort) <= set(range(num_clients))
-    assert cohort == sampler.cohort(5, 2, np.ones(num_clients))
-
-
-def test_uniform_frequencies() -> None:
-    """Each of 10 clients is in 3 of 10 cohorts on average; 4000 rounds, five sigma."""
-    counts = [0] * 10
-    for round in range(4000):
-        for client in UniformSampler(3).cohort(1, round, TEN):
-            counts[client] += 1
-    sigma = (4000 * 0.3 * 0.7) ** 0.5
-    assert all(abs(count - 1200) < 5 * sigma for count in counts)
-    assert UniformSampler(3).cohort(1, 0, TEN) != UniformSampler(3).cohort(2, 0, TEN) or (
-        UniformSampler(3).cohort(1, 1, TEN) != UniformSampler(3).cohort(2, 1, TEN)
-    )
-
-
-def test_checks() -> None:
+def test_refuses_clients_without_a_batch() -> None:
     with pytest.raises(ConfigError, match="drop_last"):
         RoundPlanner(0, np.array([9, 3]), lambda n: n // 4).check()
-    for clients in ([], [1, 1], [-1], [3]):
-        with pytest.raises(ConfigError, match=r"federation.sampler.clients"):
-            FixedSampler(clients).check(TEN[:3], None)
-    FixedSampler([2, 0]).check(TEN[:3], None)
-    assert FixedSampler([2, 0]).cohort(0, 0, TEN[:3]) == (2, 0)
+
+
+@given(st.integers(0, 30), st.integers(1, 6), st.sampled_from([None, 3.0, 8.0]))
+def test_everyone_of_the_cohort_is_somewhere(
+    round: int, min_clients: int, deadline: float | None
+) -> None:
+    sizes = [7, 1, 30, 12, 9, 5, 16, 22]
+    failures = ClientFailures(dropout_rate=0.3, deadline=deadline, slowness=1.0)
+    plan = planner(
+        sizes, sampler=PoissonSampler(0.6), failures=failures, min_clients=min_clients
+    ).plan(round)
+    trained = tuple(visit.client for visit in plan.visits)
+    together = sorted(trained + plan.dropped + plan.late + plan.unused)
+    assert tuple(together) == PoissonSampler(0.6).cohort(7, round, np.array(sizes))
+    assert not (plan.visits and plan.unused)
+    on_time = len(trained) + len(plan.unused)
+    assert plan.skipped == (on_time < min_clients)
+    assert plan.needed == min_clients
+    batches = {client: ceil(sizes[client] / 4) for client in together}
+    for client in together:
+        outcome = failures.outcome(7, round, client, batches[client])
+        where = {"dropped": plan.dropped, "late": plan.late, "done": trained + plan.unused}
+        assert client in where[outcome]
+
+
+def test_a_cap_on_batches_lowers_what_a_round_needs() -> None:
+    plan = planner([8, 8, 8], min_clients=3, max_batches=3).plan(0)
+    assert len(plan.visits) == plan.needed == 2
+
+
+def test_min_clients_must_be_possible() -> None:
+    with pytest.raises(ConfigError, match=r"federation\.min_clients is 3, .* at most 2"):
+        planner([5] * 9, sampler=FixedSampler([1, 2]), min_clients=3).check()
+    with pytest.raises(ConfigError, match=r"federation\.min_clients is 0"):
+        planner([5] * 9, min_clients=0).check()
+    planner([5] * 9, sampler=PoissonSampler(0.1), min_clients=9).check()
