@@ -10,8 +10,10 @@ import pytest
 import rich
 from lightning.pytorch.callbacks import RichProgressBar
 
-from fedtt_lightning.callbacks import RoundReport
+from fedtt_lightning import FederatedDataModule
+from fedtt_lightning.callbacks import ClientEvaluation, Personalization, RoundReport
 from fedtt_lightning.callbacks.round_report import human_bytes
+from toy import ToyData
 from toy_run import make_run
 
 
@@ -54,3 +56,22 @@ def test_rounds_without_validation_repeat_no_old_score(
 def test_human_bytes() -> None:
     sizes = [human_bytes(n) for n in (5, 1023, 2048, 3 * 2**20, 5 * 2**30)]
     assert sizes == ["5 B", "1023 B", "2.0 KiB", "3.0 MiB", "5.00 GiB"]
+
+
+def test_clients_scores_in_the_rounds_that_have_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = ClientEvaluation(every_n_rounds=2)
+    own = Personalization(["head"])
+    trainer, module, _, _ = make_run(tmp_path, own, evaluation, RoundReport(), max_epochs=4)
+    module.score = lambda batch: (module.net(batch[0]).argmax(-1) == batch[1]).float()  # type: ignore[assignment]
+    data = FederatedDataModule(ToyData(), clients=4, client_holdout=0.3)
+    trainer.fit(module, datamodule=data)
+    text = capsys.readouterr().out
+    metrics = trainer.callback_metrics
+    lines = [line for line in text.splitlines() if line.startswith("round ")]
+    assert ["  clients 0." in line for line in lines] == [False, True, False, True]
+    mean, worst = (metrics[f"client/personal_{name}"].item() for name in ("mean", "worst_decile"))
+    assert f"clients {mean:.3f}  worst tenth {worst:.3f}" in lines[3]
+    table = text[text.index("4 rounds") :]
+    assert f"{mean:.3f}" in table and f"{worst:.3f}" in table

@@ -78,6 +78,9 @@ class RoundReport(Callback):
             if self._validated:
                 parts += [f"{name} {float(metrics[name]):.3f}" for name in _scores(metrics)]
         self._validated = False
+        evaluation = _evaluation(trainer)
+        if evaluation is not None and evaluation.round == trainer.current_epoch:
+            parts += [f"{k} {v:.3f}" for k, v in _client_scores(metrics).items()]
         comm = _communication(trainer)
         for label, now, total in (
             ("up", comm.uploaded, comm.uploaded_total),
