@@ -66,7 +66,7 @@ class PlainFederation:
             with torch.no_grad():
                 for name, p in params.items():
                     p.copy_(start[name])
-                for name in trained:
+                for name in trained if weight else ():
                     mean = total[name] / weight
                     params[name].copy_(start[name].double() + self.server_lr * mean)
         return {name: p.detach().clone() for name, p in params.items()}

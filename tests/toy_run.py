@@ -112,8 +112,8 @@ def outcome(module: ToyModule, record: Record) -> dict[str, Any]:
     return {"state": state, "metrics": record.rounds[max(record.rounds)]}
 
 
-def run_to_file(folder: Path, result: Path, *extra: Callback) -> None:
+def run_to_file(folder: Path, result: Path, *extra: Callback, **options: Any) -> None:
     """Fit from the last checkpoint, if there is one, and write the outcome."""
-    trainer, module, data, record = make_run(folder, *extra)
+    trainer, module, data, record = make_run(folder, *extra, **options)
     trainer.fit(module, datamodule=data, ckpt_path="last")
     result.write_text(json.dumps(outcome(module, record)))

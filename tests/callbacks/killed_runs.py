@@ -17,12 +17,12 @@ from fedtt_lightning.callbacks import Personalization
 from toy_run import At, kill_itself, run_to_file
 
 
-def in_process(*args: object) -> int:
+def in_process(*args: object, **options: object) -> int:
     """Call `run_to_file` in a forked process and return its status as `os.waitpid` gives it."""
     pid = os.fork()
     if pid == 0:
         try:
-            run_to_file(*args)  # type: ignore[arg-type]
+            run_to_file(*args, **options)  # type: ignore[arg-type]
         except BaseException as error:
             print(f"failed: {error!r}", file=sys.stderr, flush=True)
             os._exit(1)
