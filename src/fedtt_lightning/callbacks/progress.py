@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from lightning.pytorch import Trainer
-from rich.progress import Progress
+from lightning.pytorch.callbacks import RichProgressBar
 from tqdm.auto import tqdm
 
 _DELAY = 1.0
@@ -19,10 +19,16 @@ def progress(trainer: Trainer, what: str, total: int) -> Iterator[Callable[[], o
     bar = trainer.progress_bar_callback
     if bar is None or not trainer.is_global_zero:
         yield lambda: None
-    elif isinstance(rich := getattr(bar, "progress", None), Progress) and rich.live.is_started:
-        task, start = rich.add_task(what, total=total, visible=False), monotonic()
+    elif isinstance(bar, RichProgressBar) and bar.progress is not None:
+        rich, start = bar.progress, monotonic()
+        task = rich.add_task(what, total=total, visible=False)
+
+        def advance() -> None:
+            rich.update(task, advance=1, visible=monotonic() - start > _DELAY)
+            bar.refresh()
+
         try:
-            yield lambda: rich.update(task, advance=1, visible=monotonic() - start > _DELAY)
+            yield advance
         finally:
             rich.remove_task(task)
     else:
