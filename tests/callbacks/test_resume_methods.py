@@ -12,8 +12,19 @@ from lightning.pytorch import Trainer
 from fedtt_lightning.federation import (
     AdaptiveFactor,
     ClientFailures,
+    CoordinateMedian,
+    FedAdagrad,
+    FedAdam,
+    FedAvgM,
+    FedYogi,
     FixedSampler,
+    Krum,
+    MultiKrum,
+    NormBoundedMean,
+    PoissonSampler,
     RandomFactor,
+    SizeWeightedSampler,
+    TrimmedMean,
     UniformSampler,
 )
 from toy_run import At, make_run, outcome
@@ -23,6 +34,24 @@ METHODS: dict[str, Callable[[], dict[str, Any]]] = {
     "random factors": lambda: {"schedule": RandomFactor(count=2)},
     "equal weights": lambda: {"federation": {"weighting": "equal"}},
     "fixed sampler": lambda: {"federation": {"sampler": FixedSampler([2, 0])}},
+    "Poisson sampler": lambda: {"federation": {"sampler": PoissonSampler(0.7)}},
+    "sampler by size": lambda: {"federation": {"sampler": SizeWeightedSampler(2)}},
+    **{
+        type(server).__name__: lambda server=server: {"federation": {"server": server}}
+        for server in (FedAvgM(), FedAdagrad(), FedAdam(), FedYogi())
+    },
+    **{
+        type(rule).__name__: lambda rule=rule: {
+            "federation": {"aggregation": rule, "sampler": UniformSampler()}
+        }
+        for rule in (
+            CoordinateMedian(),
+            TrimmedMean(1),
+            Krum(0),
+            MultiKrum(0, keep=2),
+            NormBoundedMean(0.05),
+        )
+    },
     "failures": lambda: {
         "federation": {
             "sampler": UniformSampler(),
@@ -34,7 +63,7 @@ METHODS: dict[str, Callable[[], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_goes_on_inside_visits(method: str, tmp_path: Path) -> None:
-    """Saved in the first, a middle and the last round: inside a visit, and between two."""
+    """Saved inside the first visit and before the last batch."""
     saved: dict[int, Path] = {}
 
     def save(trainer: Trainer) -> None:
@@ -49,8 +78,19 @@ def test_goes_on_inside_visits(method: str, tmp_path: Path) -> None:
     trainer.fit(module, datamodule=data)
     expected = outcome(module, record)
     batches = sorted(saved)
-    for batch in {batches[1], batches[len(batches) // 2], batches[-2]}:
+    for batch in (batches[1], batches[-2]):
         run = make_run(tmp_path / f"resumed{batch}", **METHODS[method]())
         trainer, module, data, record = run
         trainer.fit(module, datamodule=data, ckpt_path=saved[batch])
         assert outcome(module, record) == expected, batch
+
+
+def test_a_second_fit_begins_afresh(tmp_path: Path) -> None:
+    """Servers and schedules that learn forget what an earlier fit with the same objects taught."""
+    options = {"federation": {"server": FedAdam(lr=0.1)}, "schedule": AdaptiveFactor()}
+    outcomes = []
+    for number in range(2):
+        trainer, module, data, record = make_run(tmp_path / str(number), **options)
+        trainer.fit(module, datamodule=data)
+        outcomes.append(outcome(module, record))
+    assert outcomes[0] == outcomes[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,13 +100,16 @@ def client_ranks(settings: FederatedRounds, planner: RoundPlanner) -> np.ndarray
 def make_loop(
     settings: FederatedRounds, planner: RoundPlanner, trainer: Trainer, module: LightningModule
 ) -> FederatedLoop:
-    """Return the loop over the module's trainable parameters."""
+    """Return the loop over the module's trainable parameters.
+
+    It has copies of what learns over rounds, so that another `fit` begins afresh.
+    """
     parameters = trainable_parameters(module)
     return FederatedLoop(
         planner,
         parameters,
-        freezing_schedule(trainer),
-        settings.server,
+        deepcopy(freezing_schedule(trainer)),
+        deepcopy(settings.server),
         settings.aggregation,
         settings.weighting,
         settings.below_min_clients,
