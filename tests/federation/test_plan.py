@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import timeit
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import (
     ClientFailures,
+    ClientSampler,
+    FederatedLoop,
     FixedSampler,
     PoissonSampler,
     RoundPlanner,
+    SizeWeightedSampler,
+    TraceSampler,
+    UniformSampler,
     seed_for,
 )
 
@@ -103,3 +111,27 @@ def test_min_clients_must_be_possible() -> None:
     with pytest.raises(ConfigError, match=r"federation\.min_clients is 0"):
         planner([5] * 9, min_clients=0).check()
     planner([5] * 9, sampler=PoissonSampler(0.1), min_clients=9).check()
+
+
+def test_a_round_costs_its_cohort_and_not_the_population(tmp_path: Path) -> None:
+    """Checks and plans of 100,000 clients take milliseconds; the bound is wide for busy machines."""
+    sizes = np.random.default_rng(0).integers(1, 100, 100_000)
+    trace = tmp_path / "trace.csv"
+    rows = [f"{client},{1 + client % 100}" for client in range(100_000)]
+    trace.write_text("\n".join(["client,round", *rows]))
+    samplers: list[ClientSampler] = [
+        UniformSampler(100),
+        PoissonSampler(0.001),
+        SizeWeightedSampler(100),
+        TraceSampler(str(trace), 100),
+    ]
+    for sampler in samplers:
+        big = planner(sizes, 32, sampler=sampler, failures=ClientFailures(0.1, 8))  # type: ignore[arg-type]
+        for work in (
+            lambda p=big: p.check(100),
+            lambda p=big: p.plan(3),
+            lambda p=big: FederatedLoop(p, {"weight": torch.zeros(3)}).open_round(5),
+        ):
+            assert min(timeit.repeat(work, number=1, repeat=5)) < 0.05, type(sampler).__name__
+        plan = big.plan(3)
+        assert 50 < len(plan.visits) + len(plan.dropped) + len(plan.late) < 150
