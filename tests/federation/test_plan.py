@@ -114,7 +114,7 @@ def test_min_clients_must_be_possible() -> None:
 
 
 def test_a_round_costs_its_cohort_and_not_the_population(tmp_path: Path) -> None:
-    """Checks and plans of 100,000 clients take milliseconds; the bound is wide for busy machines."""
+    """Checks and plans of 100,000 clients take milliseconds; the bound allows for busy machines."""
     sizes = np.random.default_rng(0).integers(1, 100, 100_000)
     trace = tmp_path / "trace.csv"
     rows = [f"{client},{1 + client % 100}" for client in range(100_000)]
