@@ -3,7 +3,7 @@
     python benchmarks/sst2_methods.py run   --data FOLDER/glue --backbone FOLDER/bert
     python benchmarks/sst2_methods.py table
 
-`run` trains every cell that is not finished, several at a time, each in a folder of its own:
+`run` trains every cell that is not finished, several at a time, each with a folder of its own:
 first the learning rates, judged on rows held out of the training set, then the best one of each
 method and split with three seeds on the dev set. `table` prints accuracy (mean ± standard
 deviation over seeds, after the last round) and bytes as Markdown. `inits` compares the adapters'
@@ -13,17 +13,12 @@ starts on the held-out rows.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from grid import Cell, run_cells
 
 CONFIG = "configs/glue/sst2_fedtt.yaml"
 LEARNING_RATES = ("2e-3", "5e-3", "1e-2", "2e-2")
@@ -35,135 +30,100 @@ SPLITS = {
         "--data.partition", "fedtt_lightning.data.LabelShares", "--data.partition.level", "severe",
     ],
 }  # fmt: skip
-PLUS = ["--config", "callbacks/fedtt_plus.yaml"]
-METHODS = {
-    "FedTT r=5": ["--model.peft.tt_classifier", "true"],
-    "FedTT+ r=5": [*PLUS, "--model.peft.tt_classifier", "true"],
-    "LoRA r=8": [
-        "--model.peft", "peft.LoraConfig", "--model.peft.r", "8",
-        "--model.peft.target_modules", "[query, value]",
-    ],
-}  # fmt: skip
-INITS = {
-    f"{method}, {init}": [*METHODS[method], "--model.peft.init", init]
-    for method in ("FedTT r=5", "FedTT+ r=5")
+Method = tuple[tuple[str, ...], tuple[str, ...]]  # config files, options
+FEDTT: Method = ((CONFIG,), ("--model.peft.tt_classifier", "true"))
+FEDTT_PLUS: Method = ((CONFIG, "callbacks/fedtt_plus.yaml"), FEDTT[1])
+LORA = (
+    "--model.peft", "peft.LoraConfig", "--model.peft.r", "8",
+    "--model.peft.target_modules", "[query, value]",
+)  # fmt: skip
+METHODS: dict[str, Method] = {
+    "FedTT r=5": FEDTT,
+    "FedTT+ r=5": FEDTT_PLUS,
+    "LoRA r=8": ((CONFIG,), LORA),
+}
+INITS: dict[str, Method] = {
+    f"{name}, {init}": (configs, (*options, "--model.peft.init", init))
+    for name, (configs, options) in METHODS.items()
+    if name.startswith("FedTT")
     for init in ("orthonormal", "gaussian", "loretta")
 }
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run: its folder's name and the options that make it what it is."""
-
-    name: str
-    options: tuple[str, ...] = field(repr=False)
-
-    def finished(self, out: Path) -> dict[str, Any] | None:
-        """Return the run's summary if it finished with these very options."""
-        done = out / self.name / "done.json"
-        if not done.is_file():
-            return None
-        record = json.loads(done.read_text())
-        return record["summary"] if record["options"] == list(self.options) else None
-
-    def run(self, args: argparse.Namespace) -> str:
-        folder = args.out / self.name
-        folder.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
-        command = [sys.executable, "-m", "fedtt_lightning", "fit", "--config", CONFIG]
-        paths = ["--data.data_dir", args.data, "--model.backbone", args.backbone]
-        fixed = [
-            "--trainer.default_root_dir", str(folder), "--trainer.enable_progress_bar", "false",
-            "--trainer.enable_model_summary", "false", "--trainer.accelerator", "cpu",
-        ]  # fmt: skip
-        with (folder / "log.txt").open("w") as log:
-            code = subprocess.run(
-                [*command, *self.options, *paths, *fixed],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                check=False,
-            ).returncode
-        if code:
-            return f"FAILED ({code}): {self.name}, see {folder / 'log.txt'}"
-        summary = json.loads((folder / "summary.json").read_text())
-        record = {"options": list(self.options), "summary": summary}
-        partial = folder / ".done.json.partial"
-        partial.write_text(json.dumps(record, indent=1))
-        partial.replace(folder / "done.json")
-        accuracy = summary["metrics"]["val_acc"]
-        return f"{self.name}: {accuracy:.3f} in {time.monotonic() - start:.0f} s"
-
-
-def run_all(cells: Iterable[Cell], args: argparse.Namespace) -> None:
-    todo = [cell for cell in cells if cell.finished(args.out) is None]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for number, line in enumerate(pool.map(lambda cell: cell.run(args), todo), 1):
-            print(f"[{number}/{len(todo)}] {line}", flush=True)
-
-
-def cell(args: argparse.Namespace, method: str, options: list[str], split: str, lr: str,
-         seed: int, holdout: int) -> Cell:  # fmt: skip
+def cell(
+    args: argparse.Namespace,
+    name: str,
+    method: Method,
+    split: str,
+    lr: str,
+    seed: int,
+    holdout: int,
+) -> Cell:
+    configs, options = method
     kind = "tune" if holdout else "final"
-    name = f"{kind}/{method}/{split}/lr={lr}/seed={seed}".replace(" ", "_").replace(",", "")
-    common = [
-        "--data.max_length", "64", "--data.train_limit", str(args.examples),
-        "--data.holdout", str(holdout), "--trainer.max_epochs", str(args.rounds),
+    folder = f"{kind}/{name}/{split}/lr={lr}/seed={seed}".replace(" ", "_").replace(",", "")
+    common = (
+        "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
+        "--trainer.accelerator", "cpu", "--data.data_dir", "{data}", "--data.max_length", "64",
+        "--data.train_limit", str(args.examples), "--data.holdout", str(holdout),
+        "--trainer.max_epochs", str(args.rounds),
         "--trainer.check_val_every_n_epoch", str(args.rounds),
         "--model.lr", lr, "--seed_everything", str(seed),
-    ]  # fmt: skip
-    return Cell(name, (*options, *SPLITS[split], *common))
+    )  # fmt: skip
+    return Cell(folder, configs, (*options, *SPLITS[split], *common))
 
 
 def tuned(
-    args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]
+    args: argparse.Namespace, methods: dict[str, Method], splits: Iterable[str]
 ) -> list[Cell]:
     return [
-        cell(args, method, options, split, lr, seed, args.holdout)
+        cell(args, name, method, split, lr, seed, args.holdout)
         for seed in args.tuning_seeds
         for split in splits
-        for method, options in methods.items()
+        for name, method in methods.items()
         for lr in args.rates
     ]
 
 
 def held_out(
-    args: argparse.Namespace, method: str, options: list[str], split: str, lr: str
+    args: argparse.Namespace, name: str, method: Method, split: str, lr: str
 ) -> float | None:
     """Return the mean accuracy on held-out rows over the tuning seeds, if all have finished."""
-    cells = [cell(args, method, options, split, lr, s, args.holdout) for s in args.tuning_seeds]
-    done = [summary for c in cells if (summary := c.finished(args.out)) is not None]
+    cells = [cell(args, name, method, split, lr, s, args.holdout) for s in args.tuning_seeds]
+    done = [record["summary"] for c in cells if (record := c.finished(args.out)) is not None]
     scores = [summary["metrics"]["val_acc"] for summary in done]
     return statistics.mean(scores) if len(scores) == len(cells) else None
 
 
-def best_lr(args: argparse.Namespace, method: str, options: list[str], split: str) -> str:
-    scores = {lr: held_out(args, method, options, split, lr) for lr in args.rates}
+def best_lr(args: argparse.Namespace, name: str, method: Method, split: str) -> str:
+    scores = {lr: held_out(args, name, method, split, lr) for lr in args.rates}
     if None in scores.values():
-        raise SystemExit(f"{method}, {split}: not every rate is tuned yet: run `run` again")
+        raise SystemExit(f"{name}, {split}: not every rate is tuned yet: run `run` again")
     return max(scores, key=lambda lr: scores[lr] or 0.0)
 
 
 def finals(
-    args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]
+    args: argparse.Namespace, methods: dict[str, Method], splits: Iterable[str]
 ) -> list[Cell]:
     return [
-        cell(args, method, options, split, best_lr(args, method, options, split), seed, 0)
+        cell(args, name, method, split, best_lr(args, name, method, split), seed, 0)
         for split in splits
-        for method, options in methods.items()
+        for name, method in methods.items()
         for seed in SEEDS
     ]
 
 
-def table(args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]) -> None:
+def table(args: argparse.Namespace, methods: dict[str, Method], splits: Iterable[str]) -> None:
     print(f"{args.rounds} rounds, {args.examples} training examples over 10 clients\n")
     print("| split | method | lr | accuracy | trained | up a visit | total up |")
     print("|---|---|---|---|---|---|---|")
     for split in splits:
-        for method, options in methods.items():
-            lr = best_lr(args, method, options, split)
-            cells = [cell(args, method, options, split, lr, seed, 0) for seed in SEEDS]
-            done = [summary for c in cells if (summary := c.finished(args.out)) is not None]
+        for name, method in methods.items():
+            lr = best_lr(args, name, method, split)
+            cells = [cell(args, name, method, split, lr, seed, 0) for seed in SEEDS]
+            done = [
+                record["summary"] for c in cells if (record := c.finished(args.out)) is not None
+            ]
             if not done:
                 continue
             scores = [summary["metrics"]["val_acc"] for summary in done]
@@ -171,23 +131,28 @@ def table(args: argparse.Namespace, methods: dict[str, list[str]], splits: Itera
             one = done[0]
             kib, total = one["upload_bytes_per_client"] / 1024, one["upload_bytes_total"] / 1024
             print(
-                f"| {split} | {method} | {lr} | {statistics.mean(scores):.3f}{spread} "
+                f"| {split} | {name} | {lr} | {statistics.mean(scores):.3f}{spread} "
                 f"({len(scores)} seeds) | {one['trainable_parameters']:,} "
                 f"| {kib:.1f} KiB | {total / 1024:.2f} MiB |"
             )
 
 
 def tuning_table(
-    args: argparse.Namespace, methods: dict[str, list[str]], splits: Iterable[str]
+    args: argparse.Namespace, methods: dict[str, Method], splits: Iterable[str]
 ) -> None:
     print(f"\nAccuracy on {args.holdout} held-out rows, mean of {len(args.tuning_seeds)} seeds\n")
     print(f"| split | method | {' | '.join(f'lr {lr}' for lr in args.rates)} |")
-    print("|---|---|" + "---|" * len(LEARNING_RATES))
+    print("|---|---|" + "---|" * len(args.rates))
     for split in splits:
-        for method, options in methods.items():
-            scores = [held_out(args, method, options, split, lr) for lr in args.rates]
+        for name, method in methods.items():
+            scores = [held_out(args, name, method, split, lr) for lr in args.rates]
             shown = " | ".join("" if score is None else f"{score:.3f}" for score in scores)
-            print(f"| {split} | {method} | {shown} |")
+            print(f"| {split} | {name} | {shown} |")
+
+
+def run(cells: list[Cell], args: argparse.Namespace) -> None:
+    if not run_cells(cells, args.out, args.data, args.backbone, args.jobs):
+        raise SystemExit("some runs failed: see above and the workers' logs, then run again")
 
 
 def main() -> None:
@@ -209,12 +174,12 @@ def main() -> None:
         parser.error("run and inits need --data and --backbone")
     if args.command.startswith("inits"):
         if args.command == "inits":
-            run_all(tuned(args, INITS, ["i.i.d."]), args)
+            run(tuned(args, INITS, ["i.i.d."]), args)
         tuning_table(args, INITS, ["i.i.d."])
         return
     if args.command == "run":
-        run_all(tuned(args, METHODS, SPLITS), args)
-        run_all(finals(args, METHODS, SPLITS), args)
+        run(tuned(args, METHODS, SPLITS), args)
+        run(finals(args, METHODS, SPLITS), args)
     table(args, METHODS, SPLITS)
     tuning_table(args, METHODS, SPLITS)
 
