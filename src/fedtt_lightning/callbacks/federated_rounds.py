@@ -71,8 +71,8 @@ class FederatedRounds(Callback):
 
     Logged at each round's end: `fed/train_loss` (mean loss of the clients, weighted by their
     examples), `fed/clients` (updates aggregated), `fed/clients_rejected` (updates left out
-    because of NaN or Inf), and with `failures` `fed/clients_dropped` and `fed/clients_late`. A round
-    that is skipped is an epoch without a batch: validated, logged and saved like any other.
+    because of NaN or Inf), and with `failures` `fed/clients_dropped` and `fed/clients_late`.
+    A skipped round is an epoch without a batch: validated, logged and saved like any other.
 
     Args:
         sampler: which clients take part in a round; all of them if not given.
