@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedtt_lightning.errors import FederationError
 from fedtt_lightning.federation import AdapterSchema, AdapterState
+from fedtt_lightning.federation.adapter_state import TensorSpec
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
@@ -61,6 +62,29 @@ def test_message_is_barely_longer_than_its_values() -> None:
     tensors = {f"layer.{i}.core_{j}": torch.zeros(5, 8, 5) for i in range(48) for j in range(5)}
     state = AdapterState.capture(tensors)
     assert len(state.to_bytes()) < 1.001 * state.schema.nbytes
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["float32", "float64", "bfloat16", "float16", "int64", "complex64"]),
+            st.one_of(st.integers(0, 300), st.integers(0, 6).map(lambda power: 10**power)),
+        ),
+        max_size=8,
+    )
+)
+def test_tells_a_message_s_length_without_building_it(rows: list[tuple[str, int]]) -> None:
+    tensors = {
+        f"core_{i}": torch.zeros(numel, dtype=getattr(torch, dtype))
+        for i, (dtype, numel) in enumerate(rows)
+    }
+    state = AdapterState.capture(tensors)
+    assert state.schema.message_nbytes == len(state.to_bytes())
+
+
+def test_tells_the_length_of_what_would_not_fit_into_memory() -> None:
+    schema = AdapterSchema((TensorSpec("weight", (10**7, 10**7), "float32"),))
+    assert 0 < schema.message_nbytes - 4 * 10**14 < 256
 
 
 @pytest.mark.parametrize(

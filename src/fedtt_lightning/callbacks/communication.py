@@ -37,7 +37,6 @@ class Communication(Callback):
         self.uploads = self.downloads = 0
         self._seen: dict[int, int] = {}
         self._changed: dict[str, int] = {}
-        self._sizes: dict[str, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -131,17 +130,9 @@ class Communication(Callback):
         self.downloads += 1
 
     def _size(self, loop: FederatedLoop, schema: AdapterSchema, client: int) -> int:
-        """Return the bytes of a message; all messages of the same shapes are equally long."""
+        """Return the bytes of a client's message with these tensors, 0 if there are none."""
         schema = loop.message_schema(schema, client)
-        if not schema.specs:
-            return 0
-        if schema.digest not in self._sizes:
-            buffers = {
-                dtype: torch.zeros(sum(spec.numel for spec in specs), dtype=getattr(torch, dtype))
-                for dtype, specs in schema.by_dtype.items()
-            }
-            self._sizes[schema.digest] = len(AdapterState(schema, buffers).to_bytes())
-        return self._sizes[schema.digest]
+        return schema.message_nbytes if schema.specs else 0
 
 
 def find_communication(trainer: Trainer) -> Communication | None:

@@ -132,12 +132,7 @@ def stack_bytes(loop: FederatedLoop, rank: int) -> int:
             parts += [TensorSpec(a, (rank, inner), dtype), TensorSpec(b, (outer, rank), dtype)]
         else:
             parts.append(TensorSpec(a, (outer, inner), dtype))
-    schema = AdapterSchema(tuple(parts))
-    buffers = {
-        dtype: torch.zeros(sum(spec.numel for spec in group), dtype=getattr(torch, dtype))
-        for dtype, group in schema.by_dtype.items()
-    }
-    return len(AdapterState(schema, buffers).to_bytes())
+    return AdapterSchema(tuple(parts)).message_nbytes
 
 
 def _own(module: nn.Module) -> list[nn.Parameter]:

@@ -17,7 +17,7 @@ from fedtt_lightning.callbacks.communication import Communication, find_communic
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds, find_federation
 from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.federation import AdapterSchema, AdapterState, FederatedLoop, RoundPlan, Visit
+from fedtt_lightning.federation import FederatedLoop, RoundPlan, Visit
 
 Values = dict[str, Tensor]
 
@@ -47,7 +47,6 @@ class Scaffold(Callback):
 
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
-        self._sizes: dict[str, int] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -180,19 +179,9 @@ class Scaffold(Callback):
     def _count(self, trainer: Trainer, loop: FederatedLoop, downloads: int, uploads: int) -> None:
         communication = find_communication(trainer)
         if communication is not None:
-            size = self._size(loop.travelling)
+            size = loop.travelling.message_nbytes
             communication.count_download(downloads * size)
             communication.count_upload(uploads * size)
-
-    def _size(self, schema: AdapterSchema) -> int:
-        """Return the bytes of one message of control variates; all are equally long."""
-        if schema.digest not in self._sizes:
-            zeros = {
-                spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
-                for spec in schema.specs
-            }
-            self._sizes[schema.digest] = len(AdapterState.capture(zeros, schema).to_bytes())
-        return self._sizes[schema.digest]
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from math import prod
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -71,6 +72,19 @@ class AdapterSchema:
     def nbytes(self) -> int:
         """Bytes of the raw values, without any header."""
         return sum(spec.numel * getattr(torch, spec.dtype).itemsize for spec in self.specs)
+
+    @cached_property
+    def message_nbytes(self) -> int:
+        """Bytes of `AdapterState.to_bytes`, header and all, without any values at hand."""
+        groups = self.by_dtype
+        empty = {dtype: torch.empty(0, dtype=getattr(torch, dtype)) for dtype in groups}
+        header, end = _header(save(empty, metadata={"schema": self.digest})), 0
+        for dtype in [name for name in header if name != "__metadata__"]:  # as they are laid out
+            numel = sum(spec.numel for spec in groups[dtype])
+            start, end = end, end + numel * empty[dtype].itemsize
+            header[dtype] |= {"shape": [numel], "data_offsets": [start, end]}
+        length = len(json.dumps(header, separators=(",", ":")))
+        return 8 + -(-length // 8) * 8 + end
 
     @cached_property
     def digest(self) -> str:
@@ -145,7 +159,8 @@ class AdapterState:
         Raises:
             FederationError: the bytes are no safetensors, or belong to another schema.
         """
-        digest = _metadata(data).get("schema")
+        metadata = _header(data).get("__metadata__")
+        digest = metadata.get("schema") if isinstance(metadata, dict) else None
         if digest != schema.digest:
             raise FederationError(
                 f"the payload's schema {str(digest)[:12]} is not the expected "
@@ -174,8 +189,8 @@ class AdapterState:
         return AdapterState(self.schema, buffers)
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    """Read the metadata of a safetensors header, which the library's `load` leaves out."""
+def _header(data: bytes) -> dict[str, Any]:
+    """Read a safetensors header, of which the library's `load` leaves the metadata out."""
     size = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + size]) if 2 <= size <= len(data) - 8 else None
@@ -183,5 +198,4 @@ def _metadata(data: bytes) -> dict[str, str]:
         header = None
     if not isinstance(header, dict):
         raise FederationError("the payload is no safetensors: its header cannot be read")
-    metadata = header.get("__metadata__", {})
-    return metadata if isinstance(metadata, dict) else {}
+    return header
