@@ -175,6 +175,8 @@ def table(args: argparse.Namespace) -> None:
     found = {(row["dataset"], row["method"], row["clients"], row["split"]): row for row in rows}
     columns = [(clients, split) for clients in sorted(args.clients) for split in SPLITS]
     for dataset in args.datasets:
+        if not any(row["dataset"] == dataset for row in rows):
+            continue
         print(f"\n**{dataset}**\n")
         heads = [f"{clients}, {split}" for clients, split in columns]
         print(f"| method | lr | {' | '.join(heads)} | up a visit | without head |")
