@@ -18,8 +18,9 @@ def names(**options: object) -> list[str]:
 
 
 def split(names: list[str]) -> tuple[set[str], set[str], set[str]]:
-    a = {name for name in names if ".lora_A." in name or ".lora_embedding_A." in name}
-    b = {name for name in names if ".lora_B." in name or ".lora_embedding_B." in name}
+    # In embeddings PEFT starts A at zero and B at random: the other way round.
+    a = {name for name in names if ".lora_A." in name or ".lora_embedding_B." in name}
+    b = {name for name in names if ".lora_B." in name or ".lora_embedding_A." in name}
     assert len(a) == len(b) > 0
     return a, b, set(names) - a - b
 

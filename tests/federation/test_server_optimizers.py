@@ -26,6 +26,7 @@ from fedtt_lightning.federation.server_optimizers import (
 NAMES = ("a", "b", "c")
 SHAPES = {"a": (3, 2), "b": (5,), "c": (2, 2)}
 DTYPES = {"a": torch.float64, "b": torch.float64, "c": torch.float32}
+SCHEMA = AdapterSchema.of({n: torch.zeros(SHAPES[n], dtype=DTYPES[n]) for n in NAMES})
 Trained = Callable[[int], tuple[str, ...]]
 SERVERS: dict[str, Callable[[], ServerOptimizer]] = {
     "FedAvgM": lambda: FedAvgM(0.7, 0.9),
@@ -137,7 +138,7 @@ def reference(
 def test_equals_its_formula(
     name: str, server: ServerOptimizer, options: tuple[float, ...], trained: Trained
 ) -> None:
-    server.check()
+    server.check(SCHEMA)
     server.load_state_dict({})
     deltas = updates(8)
     expected = reference(name, options, deltas, trained)
@@ -175,7 +176,7 @@ def test_goes_on_exactly_from_its_state(
     deltas = updates(9)
     whole = run(make(), deltas, trained)
     server = make()
-    server.check()
+    server.check(SCHEMA)
     half = run(server, deltas[:4], trained)
     file = io.BytesIO()
     torch.save(server.state_dict(), file)
@@ -217,19 +218,24 @@ def test_what_an_optimizer_keeps_in_its_group_is_remembered() -> None:
 )
 def test_bad_settings(server: ServerOptimizer, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        server.check()
+        server.check(SCHEMA)
 
 
-def test_an_optimizer_that_rejects_the_tensors_is_named() -> None:
-    def picky(params: Any) -> torch.optim.Optimizer:
-        if any(param.dim() != 2 for param in params):
-            raise ValueError("only matrices")
-        return torch.optim.SGD(params, lr=1.0)
-
-    server = TorchServer(picky)
-    server.check()
-    with pytest.raises(FederationError, match=r"federation\.server.*only matrices"):
+def test_an_optimizer_that_rejects_the_tensors_is_found_before_training() -> None:
+    """Muon, for one, takes matrices only: the shapes that travel are tried, not some shape."""
+    server = TorchServer(torch.optim.Muon)
+    matrix = AdapterState.capture({"a": torch.zeros(2, 3)}).schema
+    server.check(matrix)
+    core = AdapterState.capture({"a": torch.zeros(1, 4, 3)}).schema
+    with pytest.raises(ConfigError, match=r"server\.optimizer cannot be used:.*2D"):
+        server.check(core)
+    with pytest.raises(FederationError, match=r"federation\.server cannot take its step"):
         run(server, updates(1))
+
+
+def test_names_the_class_of_its_optimizer() -> None:
+    """By which a resumed run with another one is refused."""
+    assert repr(TorchServer(lambda p: torch.optim.Adam(p))) == "TorchServer(Adam)"
 
 
 def test_is_named_in_yaml() -> None:
@@ -248,7 +254,7 @@ def test_is_named_in_yaml() -> None:
     again = parser.parse_string(parser.dump(config))  # what a run saves beside its logs
     server = parser.instantiate(again).federation.server
     assert isinstance(server, TorchServer)
-    server.check()
+    server.check(SCHEMA)
     twin = TorchServer(lambda p: torch.optim.RMSprop(p, lr=0.25, momentum=0.5))
     ours, theirs = run(server, updates(3)), run(twin, updates(3))
     assert all(torch.equal(ours.buffers[k], theirs.buffers[k]) for k in ours.buffers)

@@ -18,10 +18,18 @@ from fedtt_lightning.callbacks.parts import (
 )
 from fedtt_lightning.data.round_loader import batches_per_epoch
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.federation import AdapterSchema, FedAvg, FederatedLoop, RoundPlanner
+from fedtt_lightning.federation import (
+    AdapterSchema,
+    FedAvg,
+    FederatedLoop,
+    FreezingSchedule,
+    RoundPlanner,
+)
 
 if TYPE_CHECKING:
     from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+
+_ROUNDS_CHECKED = 32  # more than the period of any schedule here
 
 
 def make_planner(settings: FederatedRounds, trainer: Trainer) -> RoundPlanner:
@@ -47,6 +55,7 @@ def make_planner(settings: FederatedRounds, trainer: Trainer) -> RoundPlanner:
         failures=settings.failures,
         min_clients=settings.min_clients,
         max_batches=limit if isinstance(limit, int) else None,
+        partition=data.clients.digest(),
     )
     rounds = trainer.max_epochs
     planner.check(rounds if rounds is not None and rounds >= 0 else None)
@@ -57,15 +66,31 @@ def check_federation(
     settings: FederatedRounds, planner: RoundPlanner, trainer: Trainer, module: LightningModule
 ) -> None:
     """Raise ConfigError if module, schedule, aggregation, server and ranks do not fit."""
-    check_module(module, freezing_schedule(trainer))
+    schedule = freezing_schedule(trainer)
+    check_module(module, schedule)
     names = tuple(trainable_parameters(module))
     private = private_names(trainer, names)
     if len(private) == len(names):
         raise ConfigError("every trainable parameter is private: nothing is left to federate")
-    settings.server.check()
+    for round in range(_ROUNDS_CHECKED):
+        travels = schedule.trained(names, round, planner.experiment) - private
+        if not travels:
+            raise ConfigError(
+                f"nothing would travel in round {round + 1}: the schedule of FactorFreezing in "
+                f"trainer.callbacks, {schedule!r}, trains nothing then that is shared: choose "
+                "another, or keep fewer tensors private"
+            )
+        settings.aggregation.check_trained(travels, round)
     schema = AdapterSchema.of(trainable_parameters(module))
     shared = schema.select([name for name in names if name not in private])
+    settings.server.check(shared)
     settings.aggregation.check(shared, fewest_updates(planner))
+    _check_limit(settings, planner, trainer)
+    if settings.aggregation.replaces_factors and learns(schedule):
+        raise ConfigError(
+            f"federation.aggregation {type(settings.aggregation).__name__} makes factors anew each "
+            f"round, from which {type(schedule).__name__} learns nothing: choose another schedule"
+        )
     companion = settings.aggregation.companion
     if companion and companion not in [type(callback).__name__ for callback in trainer.callbacks]:  # type: ignore[attr-defined]
         raise ConfigError(
@@ -82,6 +107,23 @@ def check_federation(
         )
     if (ranks := client_ranks(settings, planner)) is not None:
         settings.aggregation.check_ranks(shared, ranks)
+
+
+def _check_limit(settings: FederatedRounds, planner: RoundPlanner, trainer: Trainer) -> None:
+    """Raise ConfigError if the cap on a round's batches leaves too few clients."""
+    if planner.max_batches is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    left = len(planner.plan(0).visits)
+    if left and (problem := settings.aggregation.problem(left)):
+        raise ConfigError(
+            f"trainer.limit_train_batches={planner.max_batches} leaves {left} clients a round: "
+            f"{problem}: raise it"
+        )
+
+
+def learns(schedule: FreezingSchedule) -> bool:
+    """Tell whether a schedule goes by the aggregated updates it is shown."""
+    return type(schedule).observe is not FreezingSchedule.observe
 
 
 def fewest_updates(planner: RoundPlanner) -> int:

@@ -50,9 +50,12 @@ def _settings(loop: FederatedLoop) -> dict[str, str]:
     return {
         "FactorFreezing callback": repr(loop.schedule),
         "federation.aggregation": repr(loop.aggregation),
-        "federation.server": type(loop.server).__name__,
+        "federation.server": repr(loop.server),
         "federation.weighting": loop.weighting,
         "federation.ranks": _describe(loop.ranks),
+        "data.clients, data.partition and data.client_holdout": (
+            f"{len(loop.planner.sizes)} clients and partition {loop.planner.partition}"
+        ),
         "private tensors": ", ".join(sorted(loop.private)) or "none",
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,10 @@ class Partition:
     def sizes(self) -> np.ndarray:
         """Number of examples of each client, int64."""
         return np.diff(self._bounds)
+
+    def digest(self) -> str:
+        """Return a hash of who holds what, in hexadecimal."""
+        return blake2b(self._order.tobytes() + self._bounds.tobytes(), digest_size=8).hexdigest()
 
     def owners(self) -> np.ndarray:
         """Return the client of each example, int64 [num_examples]; needs a checked partition."""

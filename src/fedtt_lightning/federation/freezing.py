@@ -44,7 +44,10 @@ class FreezingSchedule(ABC):
     def check(self, names: Sequence[str]) -> None:
         """Raise ConfigError if the schedule does not fit these trainable names."""
         if not self.trained(names, 0):
-            raise ConfigError(f"{type(self).__name__} would freeze every trainable parameter")
+            raise ConfigError(
+                f"{type(self).__name__} would freeze every trainable parameter: choose another "
+                "schedule of FactorFreezing in trainer.callbacks, or let more of the model train"
+            )
 
 
 class TrainAll(FreezingSchedule):

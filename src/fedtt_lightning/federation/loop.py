@@ -13,7 +13,7 @@ from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 from fedtt_lightning.federation.aggregation import AggregationRule, WeightedMean
 from fedtt_lightning.federation.freezing import FreezingSchedule, TrainAll
-from fedtt_lightning.federation.loop_state import check_same_run, to_device
+from fedtt_lightning.federation.loop_state import check_same_run, to_device, too_few_updates
 from fedtt_lightning.federation.plan import RoundPlan, RoundPlanner, Visit
 from fedtt_lightning.federation.server import FedAvg, ServerOptimizer
 
@@ -133,6 +133,10 @@ class FederatedLoop:
         self.aggregation.reset()
         if self.plan.skipped:
             self._too_few(self.plan, len(self.plan.unused))
+        elif not self.travelling.specs:
+            raise FederationError(
+                f"nothing that trains in round {round + 1} travels: all of it is private"
+            )
         return self.plan
 
     def open_visit(self) -> Visit:
@@ -222,7 +226,7 @@ class FederatedLoop:
                 f"{', '.join(map(str, self.rejected))} hold NaN or Inf. Lower the learning rate, "
                 "or look at these clients' data"
             )
-        if count < self.plan.needed:
+        if count < self.plan.needed or self.aggregation.problem(count):
             self._too_few(self.plan, count)
             self.aggregation.reset()
             return None
@@ -236,12 +240,8 @@ class FederatedLoop:
 
     def _too_few(self, plan: RoundPlan, count: int) -> None:
         if self.below_min_clients == "fail":
-            raise FederationError(
-                f"round {self.round + 1} has {count} usable updates ({len(plan.dropped)} clients "
-                f"dropped out, {len(plan.late)} late, {len(self.rejected)} with NaN or Inf), fewer "
-                f"than federation.min_clients={plan.needed}: lower it, choose more clients a "
-                "round, or set federation.below_min_clients to skip"
-            )
+            problem = self.aggregation.problem(count) if count >= plan.needed else None
+            raise too_few_updates(plan, count, len(self.rejected), problem)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers, lists and tensors; a client's weights only inside a visit."""

@@ -1,4 +1,4 @@
-"""Whether a saved state is of the run that is to go on with it, and on which device it is."""
+"""What a loop says of a state that is not its own, and of a round with too few updates."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation.adapter_state import AdapterSchema
+from fedtt_lightning.federation.plan import RoundPlan
 
 
 def check_same_run(state: dict[str, Any], schema: AdapterSchema, experiment: int) -> None:
@@ -39,3 +40,21 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(to_device(item, device) for item in value)
     return value
+
+
+def too_few_updates(
+    plan: RoundPlan, count: int, rejected: int, problem: str | None
+) -> FederationError:
+    """Return the error of a round with too few usable updates, of which `rejected` held NaN or Inf.
+
+    Args:
+        problem: why the aggregation rule cannot work with `count` updates, if that is the reason.
+    """
+    few = f"fewer than federation.min_clients={plan.needed}: lower it"
+    if problem is not None:
+        few = f"too few for federation.aggregation ({problem}): choose another"
+    return FederationError(
+        f"round {plan.round + 1} has {count} usable updates ({len(plan.dropped)} clients dropped "
+        f"out, {len(plan.late)} late, {rejected} with NaN or Inf), {few}, choose more clients a "
+        "round, or set federation.below_min_clients to skip"
+    )

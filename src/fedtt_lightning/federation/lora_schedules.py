@@ -10,7 +10,7 @@ from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation.freezing import FreezingSchedule
 
 # `lora_A.default.weight`, and `lora_embedding_A.default` of an embedding.
-_FACTOR = re.compile(r"(?:^|\.)lora_(?:embedding_)?([AB])\.")
+_FACTOR = re.compile(r"(?:^|\.)lora_(embedding_)?([AB])\.")
 
 
 class LoRASchedule(FreezingSchedule):
@@ -50,5 +50,11 @@ class RoLoRA(LoRASchedule):
 
 
 def _factor(name: str) -> str | None:
+    """Return "A" for the factor that starts at random and "B" for the one that starts at zero.
+
+    PEFT calls them so, but in embeddings the other way round.
+    """
     match = _FACTOR.search(name)
-    return match[1] if match else None
+    if match is None:
+        return None
+    return {"A": "B", "B": "A"}[match[2]] if match[1] else match[2]

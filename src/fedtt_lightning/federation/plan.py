@@ -109,6 +109,7 @@ class RoundPlanner:
         failures: which clients of a cohort do not answer, or too late; none if not given.
         min_clients: answers that a round needs to take place.
         max_batches: cap on a round's batches; later visits are cut.
+        partition: a hash of which client holds what; a resumed run must have the same.
     """
 
     experiment: int
@@ -121,6 +122,7 @@ class RoundPlanner:
     failures: ClientFailures | None = None
     min_clients: int = 1
     max_batches: int | None = None
+    partition: str = ""
 
     def check(self, rounds: int | None = None) -> None:
         """Raise ConfigError if rounds could not be planned; `rounds` is None for no limit."""

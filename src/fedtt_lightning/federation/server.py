@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.federation.adapter_state import AdapterState
+from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 
 
 class ServerOptimizer(ABC):
@@ -21,8 +21,8 @@ class ServerOptimizer(ABC):
         settings = {k: v for k, v in sorted(vars(self).items()) if not k.startswith("_")}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
-    def check(self) -> None:  # noqa: B027 - some have nothing to check
-        """Raise ConfigError if the settings make no sense."""
+    def check(self, schema: AdapterSchema) -> None:  # noqa: B027 - some have nothing to check
+        """Raise ConfigError if the settings make no sense for the tensors that travel."""
 
     @abstractmethod
     def step(self, old: AdapterState, update: AdapterState) -> AdapterState:
@@ -51,7 +51,7 @@ class FedAvg(ServerOptimizer):
     def __init__(self, lr: float = 1.0) -> None:
         self.lr = lr
 
-    def check(self) -> None:
+    def check(self, schema: AdapterSchema) -> None:
         if not self.lr > 0:
             raise ConfigError(f"federation.server.lr is {self.lr}, but must be > 0")
 

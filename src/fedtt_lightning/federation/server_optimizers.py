@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Optimizer
 
 from fedtt_lightning.errors import ConfigError, FederationError
-from fedtt_lightning.federation.adapter_state import AdapterState
+from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 from fedtt_lightning.federation.server import ServerOptimizer
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
@@ -91,11 +91,18 @@ class TorchServer(_ByName):
         super().__init__()
         self.optimizer = optimizer
 
-    def check(self) -> None:
-        param = Parameter(torch.ones(2, 2, dtype=torch.float64))
-        param.grad = torch.ones_like(param)
+    def __repr__(self) -> str:
+        """Name the optimizer's class, since what makes it is some function."""
+        kind = type(self.build([Parameter(torch.zeros(1, 1))])).__name__
+        return f"{type(self).__name__}({kind})"
+
+    def check(self, schema: AdapterSchema) -> None:
+        shapes = sorted({spec.shape for spec in schema.specs})
+        params = [Parameter(torch.zeros(shape, dtype=torch.float64)) for shape in shapes]
+        for param in params:
+            param.grad = torch.ones_like(param)
         try:
-            self.build([param]).step()
+            self.build(params).step()
         except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
             raise ConfigError(
@@ -123,7 +130,7 @@ class FedAvgM(_ByName):
         self.lr = lr
         self.momentum = momentum
 
-    def check(self) -> None:
+    def check(self, schema: AdapterSchema) -> None:
         _check_positive("lr", self.lr)
         _check_share("momentum", self.momentum)
 
@@ -143,7 +150,7 @@ class _Adaptive(_ByName):
         self.beta2 = beta2
         self.tau = tau
 
-    def check(self) -> None:
+    def check(self, schema: AdapterSchema) -> None:
         _check_positive("lr", self.lr)
         _check_share("beta1", self.beta1)
         _check_share("beta2", self.beta2)

@@ -203,5 +203,5 @@ def test_refuses_what_its_assumptions_forbid(
 @pytest.mark.parametrize("rule", ROBUST, ids=repr)
 def test_a_round_in_which_too_few_answer_fails(rule: AggregationRule) -> None:
     rule.check(SCHEMA, None)
-    with pytest.raises(FederationError, match=r"has 2 usable updates, too few:.*min_clients"):
+    with pytest.raises(FederationError, match="too few usable updates"):
         aggregate(rule, np.zeros((2, WIDTH)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor
 
+from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 from fedtt_lightning.federation.aggregation.flex_lora import FlexLoRA
 from fedtt_lightning.federation.aggregation.het_lora import cut_lora
@@ -29,6 +32,14 @@ class FLoRA(FlexLoRA):
 
     def check(self, schema: AdapterSchema, cohort: int | None) -> None:
         check_lora(schema, "FLoRA")
+
+    def check_trained(self, trained: Collection[str], round: int) -> None:
+        roles = {lora_factor(name) for name in trained}
+        if "A" in roles and "B" not in roles:
+            raise ConfigError(
+                f"federation.aggregation FLoRA begins each round at B = 0, where A alone, which "
+                f"trains in round {round + 1}, learns nothing: use FFALoRA, or no FactorFreezing"
+            )
 
     def result(self, old: AdapterState) -> AdapterState:
         self._merge = {}

@@ -39,6 +39,13 @@ class MultiKrum(AllUpdates):
             raise ConfigError(f"federation.aggregation.keep is {self.keep}, but must be >= 1")
         super().check(schema, cohort)
 
+    def remedy(self, clients: int) -> str:
+        f = (clients - 3) // 2
+        if f < 0:
+            return super().remedy(clients)
+        keep = f" and its keep to at most {clients - min(f, self.byzantine)}"
+        return f"set its byzantine to at most {f}{'' if self.keep == 1 else keep}"
+
     def combine(self, updates: Tensor) -> Tensor:
         order = torch.argsort(krum_scores(updates, self.byzantine), stable=True)
         return updates[order[: self.keep].sort().values].mean(dim=0)

@@ -39,16 +39,16 @@ class AllUpdates(AggregationRule):
         Values are those of all tensors that travelled, one after another.
         """
 
-    @abstractmethod
-    def problem(self, clients: int) -> str | None:
-        """Tell why the rule cannot work with so many updates, or None if it can."""
-
     def check(self, schema: AdapterSchema, cohort: int | None) -> None:
         if cohort is not None and (problem := self.problem(cohort)):
             raise ConfigError(
-                f"federation.aggregation: {problem}: choose more clients a round, or set "
-                "federation.min_clients to as many where rounds differ"
+                f"federation.aggregation: {problem}: {self.remedy(cohort)}, or choose more clients "
+                "a round (where rounds differ, federation.min_clients sets the fewest)"
             )
+
+    def remedy(self, clients: int) -> str:
+        """Tell what to change for so many updates, of which `problem` complains."""
+        return "use WeightedMean or NormBoundedMean"
 
     def add(self, client: int, start: AdapterState, update: AdapterState, weight: float) -> None:
         self._schema = update.schema
@@ -56,10 +56,7 @@ class AllUpdates(AggregationRule):
 
     def result(self, old: AdapterState) -> AdapterState:
         if problem := self.problem(self.count):
-            raise FederationError(
-                f"a round has {self.count} usable updates, too few: {problem}. Set "
-                "federation.min_clients so that such rounds are skipped, or choose more clients"
-            )
+            raise FederationError(f"the round has too few usable updates: {problem}")
         assert self._schema is not None
         rows = [self._updates[client] for client in sorted(self._updates)]
         together = torch.stack([torch.cat(list(row.values())) for row in rows])
@@ -125,6 +122,11 @@ class TrimmedMean(AllUpdates):
         if isinstance(self.trim, int):
             return self.trim
         return int(self.trim * clients + 1e-9)  # 0.29 of 100 is 29, not 28.999…
+
+    def remedy(self, clients: int) -> str:
+        if clients < 3:
+            return super().remedy(clients)
+        return f"set its trim to a whole number from 1 to {(clients - 1) // 2}"
 
     def combine(self, updates: Tensor) -> Tensor:
         cut = self.cut(len(updates))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,13 @@ class AggregationRule(ABC):
             schema: all trainable tensors.
             cohort: fewest updates that a round can have, None if that is not known.
         """
+
+    def check_trained(self, trained: Collection[str], round: int) -> None:  # noqa: B027
+        """Raise ConfigError if nothing comes of what trains and travels in a round (0-based)."""
+
+    def problem(self, updates: int) -> str | None:
+        """Tell why the rule cannot work with so many updates, or None if it can."""
+        return None
 
     @abstractmethod
     def reset(self) -> None:
