@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from safetensors.torch import load
 
-from fedtt_lightning.callbacks import Communication
+from fedtt_lightning.callbacks import Communication, Scaffold
+from fedtt_lightning.callbacks.communication import find_communication
 from fedtt_lightning.federation import AdapterState
-from toy_run import ROUNDS, make_run
+from toy_run import ROUNDS, At, make_run
 
 
 class Messages(Callback):
@@ -80,3 +82,46 @@ def test_a_client_downloads_what_changed_since_its_last_visit(tmp_path: Path) ->
             seen[visit.client] = round
     communication = next(c for c in trainer.callbacks if isinstance(c, Communication))
     assert communication.downloaded_total == expected
+
+
+class Parcels(Callback):
+    """Sends something of its own when a round starts and when a visit does."""
+
+    def on_round_start(self, trainer, module, plan) -> None:  # type: ignore[no-untyped-def]
+        find_communication(trainer).count_download(1000 + plan.round)  # type: ignore[union-attr]
+
+    def on_client_start(self, trainer, module, visit, resumed) -> None:  # type: ignore[no-untyped-def]
+        if not resumed:
+            find_communication(trainer).count_upload(10 + visit.round)  # type: ignore[union-attr]
+
+
+def test_counts_of_other_callbacks_in_any_order(tmp_path: Path) -> None:
+    """Also after a resume inside a round; each round's bytes add up to the totals."""
+
+    def rounds(order: str) -> list[dict[str, float]]:
+        def build(*extra: Callback) -> Any:
+            own = [] if order == "plain" else [Parcels(), Scaffold()]
+            trainer, module, data, record = make_run(tmp_path / order, *own, *extra)
+            if order == "before":
+                trainer.callbacks.sort(key=lambda callback: callback not in own)  # type: ignore[attr-defined]
+            return trainer, module, data, record
+
+        path = tmp_path / f"{order}.ckpt"
+        save = At(60, lambda trainer: trainer.save_checkpoint(path), end=True)
+        trainer, module, data, record = build(save)
+        trainer.fit(module, datamodule=data)
+        trainer, module, data, resumed = build()
+        trainer.fit(module, datamodule=data, ckpt_path=path)
+        assert ROUNDS - 1 in resumed.rounds
+        assert resumed.rounds == {round: record.rounds[round] for round in resumed.rounds}
+        return [record.rounds[round] for round in range(ROUNDS)]
+
+    each = [rounds(order) for order in ("plain", "after", "before")]
+    for way, own in (("upload", lambda r: 3 * (10 + r)), ("download", lambda r: 1000 + r)):
+        name, total = f"comm/{way}_bytes", 0.0
+        for round, (without, after, before) in enumerate(zip(*each, strict=True)):
+            # Beside the parcels three control variates, as long as what the clients send.
+            assert after[name] == without[name] + own(round) + without["comm/upload_bytes"]
+            assert before[name] == after[name]
+            total += after[name]
+            assert before[f"{name}_total"] == after[f"{name}_total"] == total

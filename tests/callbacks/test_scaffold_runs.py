@@ -15,6 +15,7 @@ from fedtt_lightning.callbacks import (
     ClientStore,
     Communication,
     FederatedRounds,
+    FedProx,
     Personalization,
 )
 from fedtt_lightning.callbacks.scaffold import Scaffold
@@ -193,10 +194,7 @@ def test_refuses_what_control_variates_cannot_go_with(tmp_path: Path) -> None:
     refused("TTRounding makes factors anew", Scaffold(), federation={"aggregation": TTRounding()})
     half = MixedPrecision("16-mixed", "cpu")
     refused("precision is 16-mixed", Scaffold(), precision=None, plugins=[half])
-    trainer, module, data, _ = make_run(tmp_path, Scaffold())
-    trainer.callbacks.reverse()  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="names Communication after Scaffold"):
-        trainer.fit(module, datamodule=data)
+    refused(r"trainer\.callbacks names FedProx before Scaffold", FedProx(), Scaffold())
 
 
 def test_a_sampler_that_comes_back_and_a_trial_run_are_fine(tmp_path: Path) -> None:

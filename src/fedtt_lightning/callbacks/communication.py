@@ -26,6 +26,11 @@ class Communication(Callback):
     download), are late or come to a round that is skipped. Logged at each round's end:
     `comm/upload_bytes`, `comm/download_bytes` (this round, all clients), `comm/upload_bytes_total`
     and `comm/download_bytes_total` (so far).
+
+    Attributes:
+        uploaded, downloaded: bytes of the last closed round.
+        uploaded_total, downloaded_total: bytes so far, the open round's too.
+        uploads, downloads: messages so far.
     """
 
     def __init__(self) -> None:
@@ -35,18 +40,19 @@ class Communication(Callback):
         self.uploaded = self.downloaded = 0
         self.uploaded_total = self.downloaded_total = 0
         self.uploads = self.downloads = 0
+        self._uploading = self._downloading = 0  # bytes of the open round
         self._seen: dict[int, int] = {}
         self._changed: dict[str, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             find_federation(trainer)
+            self._uploading = self._downloading = 0  # not of a round that an earlier fit left
             if trainer.current_epoch == 0:
                 self._reset()  # not the counts of an earlier fit
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         """Count what clients send and fetch that are not trained: dropped, late or too few."""
-        self.uploaded = self.downloaded = 0
         loop = find_federation(trainer).loop
         for client in (*plan.dropped, *plan.late, *plan.unused):
             self._download(loop, client, plan.round)
@@ -87,6 +93,10 @@ class Communication(Callback):
                 self._changed[name] = round
 
     def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
+        # Callbacks that are called before this one may have counted since the round started, and
+        # others may in the next round: so the counts are begun anew here, not when a round starts.
+        self.uploaded, self.downloaded = self._uploading, self._downloading
+        self._uploading = self._downloading = 0
         federation = find_federation(trainer)
         for name, value in {
             "comm/upload_bytes": self.uploaded,
@@ -98,17 +108,17 @@ class Communication(Callback):
 
     def count_upload(self, nbytes: int) -> None:
         """Count bytes that a client sends."""
-        self.uploaded += nbytes
+        self._uploading += nbytes
         self.uploaded_total += nbytes
 
     def count_download(self, nbytes: int) -> None:
         """Count bytes that a client fetches."""
-        self.downloaded += nbytes
+        self._downloading += nbytes
         self.downloaded_total += nbytes
 
     def state_dict(self) -> dict[str, Any]:
         keys = ["uploads", "downloads", "uploaded", "downloaded"]
-        keys += ["uploaded_total", "downloaded_total"]
+        keys += ["uploaded_total", "downloaded_total", "_uploading", "_downloading"]
         counts = {key: getattr(self, key) for key in keys}
         return {"counts": counts, "seen": dict(self._seen), "changed": dict(self._changed)}
 

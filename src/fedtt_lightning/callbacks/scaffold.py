@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from fedtt_lightning.callbacks.build import make_planner
 from fedtt_lightning.callbacks.client_store import ClientStore
-from fedtt_lightning.callbacks.communication import Communication, find_communication
+from fedtt_lightning.callbacks.communication import find_communication
+from fedtt_lightning.callbacks.fed_prox import FedProx
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds, find_federation
 from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.errors import ConfigError
@@ -213,10 +214,10 @@ def _check(federation: FederatedRounds, trainer: Trainer, scaffold: Scaffold) ->
             "Scaffold needs them all: use bf16-mixed or 32-true"
         )
     order: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(later, Communication) for later in order[order.index(scaffold) :]):
+    if any(isinstance(earlier, FedProx) for earlier in order[: order.index(scaffold)]):
         raise ConfigError(
-            "trainer.callbacks names Communication after Scaffold, whose bytes it is to count: "
-            "name it before"
+            "trainer.callbacks names FedProx before Scaffold, whose control variates would take "
+            "its pull for a part of the clients' gradients: name it after"
         )
     rounds, data = trainer.max_epochs, trainer.datamodule  # type: ignore[attr-defined]
     if rounds is None or rounds < 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
