@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+
+from fedtt_lightning.cli_classes import belongs, nearest, no_class, unknown_class
 
 _NOISE = re.compile(
     r"^(Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>"
@@ -22,6 +23,13 @@ _UNKNOWN = re.compile(
 )
 _GIVEN = re.compile(r"^Given value: (?:NestedArg\(.*val=)?'?([\w.]+)'?\)?$")
 _SUBCLASS = re.compile(r"Import path does not correspond to a subclass of (\w+)")
+_SUBTYPES = re.compile(r"^Subtypes: \[(.*)\]$")
+_BASE = re.compile(r"<class '([\w.]+\.\w+)'>|\[([\w.]+\.\w+)\]")
+_NO_CLASS = re.compile(
+    r"Expected a dot import path string: ([\w.]+)|module '([\w.]+)' has no attribute '(\w+)'"
+)
+_VALUE = re.compile(r"^Given value: (?!NestedArg)(.+)$")
+_LITERAL = re.compile(r"Expected a (?:typing\.)?Literal\[([^\]]*)\]\. Got value: (\S+)")
 
 
 def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()) -> str:
@@ -35,7 +43,8 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
     """
     keys: list[str] = []
     causes: list[str] = []
-    owner = given = ""
+    owner = given = value = ""
+    bases: list[str] = []
     for raw in message.splitlines():
         line = raw.strip().removeprefix("- ").strip()
         if match := _KEY.match(line):
@@ -43,31 +52,41 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
             line = match[2]
         elif match := _CLASS.match(line):
             owner, line = match[1], match[2]
+        elif match := _SUBTYPES.match(line):
+            bases = [base[1] or base[2] for base in _BASE.finditer(match[1])]
         elif match := _GIVEN.match(line):
             given = given or match[1]
+        if match := _VALUE.match(line):
+            value = value or match[1]
         if line and not _NOISE.match(line) and line not in causes:
             causes.append(line)
-    cause = "; ".join(causes) or "cannot be read"
+    cause = _LITERAL.sub(_choice, "; ".join(causes) or "cannot be read")
     wrong = ""
     if match := _OPTION.search(cause):
         wrong = match[1]
         keys.append(wrong)
-        cause = f"{owner} has no argument {wrong!r}" + _nearest(wrong, _arguments(owner))
+        cause = f"{owner} has no argument {wrong!r}" + nearest(wrong, _arguments(owner))
     elif match := _UNKNOWN.search(cause):
         wrong = match[1] or match[2]
-        cause = f"unknown key {wrong!r}" + _nearest(wrong, options)
+        cause = f"unknown key {wrong!r}" + nearest(wrong, options)
     elif keys:
         wrong = keys[-1]
         if match := _SUBCLASS.search(cause):
-            cause = f"{given or 'the class'} is no {match[1]}{_twin(given)}"
+            cause = f"{given or 'the class'} is no {match[1]}{_twin(given) or belongs(given)}"
+        elif bases and (match := _NO_CLASS.search(cause)) and not (match[1] or "").isdigit():
+            cause = unknown_class(match[1] or f"{match[2]}.{match[3]}", bases)
+        elif bases and value and (match or not causes):
+            cause = no_class(value, ".".join(keys), bases)
     place = _place(wrong.split(".")[-1], args)
     path = ".".join(keys)
     return f"{place}{path}: {cause}" if path and not cause.startswith(path) else f"{place}{cause}"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _choice(match: re.Match[str]) -> str:
+    """Write jsonargparse's complaint about a Literal with its choices in words."""
+    choices = [choice.strip().strip("'\"") for choice in match[1].split(",")]
+    guess = nearest(match[2], choices)
+    return f"is {match[2]}, but must be one of {', '.join(choices)}{guess}"
 
 
 def _twin(class_path: str) -> str:
@@ -93,7 +112,8 @@ def _arguments(class_path: str) -> list[str]:
 def _place(key: str, args: Sequence[str]) -> str:
     """Return `file:line: ` if the key is on one line of the config files, and only there."""
     given = [arg.split("=")[0].rstrip("+") for arg in args if arg.startswith("--")]
-    if not key or any(name.removeprefix("--").split(".")[-1] == key for name in given):
+    given = [name.removeprefix("--").removesuffix(".class_path") for name in given]
+    if not key or any(name.split(".")[-1] == key for name in given):
         return ""
     pattern = re.compile(rf"^\s*(-\s+)?{re.escape(key)}\+?\s*:")
     found = [
