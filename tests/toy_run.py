@@ -18,7 +18,7 @@ from fedtt_lightning import (
     FederatedDataModule,
     FederatedRounds,
 )
-from fedtt_lightning.callbacks import Communication
+from fedtt_lightning.callbacks import ClientStore, Communication
 from fedtt_lightning.data import BySize
 from fedtt_lightning.federation import FreezingSchedule, UniformSampler
 from toy import ToyData, ToyModule
@@ -104,6 +104,12 @@ def make_run(
         **settings,
     )
     return trainer, module, data, record
+
+
+def clients_files(folder: Path) -> ClientStore:
+    """What the only run that started in a folder keeps of its clients."""
+    (run,) = folder.iterdir()
+    return ClientStore(run)
 
 
 def outcome(module: ToyModule, record: Record) -> dict[str, Any]:

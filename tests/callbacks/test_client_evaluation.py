@@ -18,12 +18,11 @@ from torch import Tensor
 from fedtt_lightning import FederatedDataModule
 from fedtt_lightning.callbacks import ClientEvaluation, Personalization
 from fedtt_lightning.callbacks.client_evaluation import worst_decile
-from fedtt_lightning.callbacks.client_store import ClientStore
 from fedtt_lightning.data import BySize
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import AdapterState, RankList, TTRounding
 from toy import ToyData, ToyModule, toy_data
-from toy_run import Record, make_run, one_cycle
+from toy_run import Record, clients_files, make_run, one_cycle
 
 
 class Scored(ToyModule):
@@ -108,7 +107,7 @@ def test_personal_scores(ranks: bool, tmp_path: Path) -> None:
         options = {"federation": {"aggregation": TTRounding(), "ranks": RankList(rank_list)}}
     callbacks = [ClientEvaluation(), Personalization(["head"]), models]
     _, data, record = run(tmp_path, *callbacks, **options)
-    store = ClientStore(tmp_path / "clients")
+    store = clients_files(tmp_path / "clients")
     for round in (1, 2):  # of the first, the store has nothing any more
         scores = []
         for client in range(4):

@@ -53,8 +53,7 @@ def test_equals_a_dictionary_of_all_versions(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Rounds go on, and now and then back to a checkpoint that the kept versions still serve."""
-    store = ClientStore(tmp_path_factory.mktemp("store"))
-    run = store.start()
+    store = ClientStore.start(tmp_path_factory.mktemp("store"))
     truth: dict[int, dict[int, float]] = {}
     round = 0
     for _ in range(data.draw(st.integers(1, 12))):
@@ -72,43 +71,39 @@ def test_equals_a_dictionary_of_all_versions(
         if back and round > 0:
             round -= 1  # the checkpoint at the end of the round before
             kept = {c: {r: v for r, v in t.items() if r <= round} for c, t in truth.items()}
-            store.resume(run, round)
+            store.resume(round)
             truth = {c: t for c, t in kept.items() if t}
         round += 1
     assert len(list(store.folder.glob("*/*"))) <= 2 * len(truth)
 
 
 def test_says_when_a_checkpoint_is_too_old(tmp_path: Path) -> None:
-    store = ClientStore(tmp_path)
-    run = store.start()
+    store = ClientStore.start(tmp_path)
     for round in (3, 7, 9):
         store.save(5, round, state(round))
     store.save(6, 8, state(8))
     with pytest.raises(ConfigError, match="client 5 had before round 6, only the two newest"):
         store.load(5, 5)
     with pytest.raises(ConfigError, match=r"client 5 had.*resume from a later checkpoint"):
-        store.resume(run, 5)
+        store.resume(5)
     assert same(store.load(5, 10), state(9))  # nothing was lost by the attempt
     assert store.load(6, 5) is None
-    store.resume(run, 7)
+    store.resume(7)
     assert same(store.load(5, 99), state(7))
     assert store.load(6, 99) is None
 
 
-def test_a_new_run_forgets_the_old_one(tmp_path: Path) -> None:
-    store = ClientStore(tmp_path)
-    assert store.run is None
-    old = store.start()
-    store.save(5, 3, state(1))
-    (tmp_path / "00000" / "notes.txt").write_text("mine")
-    new = store.start()
-    assert store.run == new != old
-    assert store.load(5, 9) is None
-    assert (tmp_path / "00000" / "notes.txt").exists()
-    with pytest.raises(ConfigError, match="does not hold the clients' states of the run"):
-        store.resume(old, 4)
-    with pytest.raises(ConfigError, match="does not hold the clients' states of the run"):
-        ClientStore(tmp_path / "absent").resume(new, 4)
+def test_runs_lie_beside_each_other(tmp_path: Path) -> None:
+    old = ClientStore.start(tmp_path / "new" / "folder")
+    old.save(5, 3, state(1))
+    new = ClientStore.start(tmp_path / "new" / "folder")
+    assert new.run != old.run and new.folder.parent == old.folder.parent
+    assert new.load(5, 9) is None
+    new.save(5, 3, state(2))
+    old.resume(3)
+    assert same(ClientStore(old.folder).load(5, 4), state(1))
+    with pytest.raises(ConfigError, match=r"there is no folder .*absent, in which the run"):
+        ClientStore(tmp_path / "absent").resume(4)
 
 
 def test_a_cut_file_is_named(tmp_path: Path) -> None:
@@ -124,11 +119,10 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
 
 
 def test_many_clients_are_spread_over_folders(tmp_path: Path) -> None:
-    store = ClientStore(tmp_path)
-    store.start()
+    store = ClientStore.start(tmp_path)
     for client in range(0, 100_000, 97):
         store.save(client, 0, {"a": torch.tensor([float(client)])})
-    folders = [path for path in tmp_path.iterdir() if path.is_dir()]
+    folders = [*store.folder.iterdir()]
     assert len(folders) == 391
     for client in (0, 97, 97 * 1030):
         found = store.load(client, 1)

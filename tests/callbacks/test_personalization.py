@@ -17,13 +17,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import save
 from torch import Tensor
 
-from fedtt_lightning.callbacks import Communication, Personalization
-from fedtt_lightning.callbacks.client_store import ClientStore
+from fedtt_lightning.callbacks import Communication, Personalization, Scaffold
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import RankList, TTRounding, UniformSampler
 from plain_federation import PlainFederation
 from toy import toy_data
-from toy_run import At, make_run, one_cycle, outcome
+from toy_run import At, clients_files, make_run, one_cycle, outcome
 
 TESTS = Path(__file__).parents[1]
 
@@ -33,7 +32,7 @@ def frozen_by_rotation(round: int) -> set[str]:
 
 
 def stored(folder: Path, before_round: int = 99) -> dict[int, dict[str, Tensor] | None]:
-    store = ClientStore(folder / "clients")
+    store = clients_files(folder / "clients")
     return {client: store.load(client, before_round) for client in range(4)}
 
 
@@ -193,6 +192,35 @@ def test_what_is_not_finite_is_not_kept(spoilt: str, tmp_path: Path) -> None:
     assert all(torch.isfinite(p).all() for p in module.parameters())
 
 
+def test_runs_in_one_folder_do_not_meet(tmp_path: Path) -> None:
+    """One that starts inside another, by mistake without its checkpoint; and Scaffold's files."""
+    states = str(tmp_path / "states")
+
+    def both() -> list[Callback]:
+        return [Personalization(["head"], states), Scaffold(states)]
+
+    trainer, module, data, record = make_run(tmp_path / "alone", *both())
+    trainer.fit(module, datamodule=data)
+    expected = outcome(module, record)
+
+    def start_another(trainer: Trainer) -> None:
+        trainer, module, data, record = make_run(tmp_path / "inner", *both())
+        trainer.fit(module, datamodule=data)
+        assert outcome(module, record) == expected
+
+    def stop(trainer: Trainer) -> None:
+        raise RuntimeError("stopped")
+
+    interrupted = [At(30, start_another, end=True), At(60, stop)]
+    trainer, module, data, _ = make_run(tmp_path / "outer", *interrupted, *both())
+    with pytest.raises(RuntimeError, match="stopped"):
+        trainer.fit(module, datamodule=data)
+    trainer, module, data, record = make_run(tmp_path / "outer", *both())
+    trainer.fit(module, datamodule=data, ckpt_path="last")
+    assert outcome(module, record) == expected
+    assert len([*(tmp_path / "states").iterdir()]) == 2 * 3
+
+
 def test_a_second_run_begins_with_nothing(tmp_path: Path) -> None:
     results = []
     for _ in range(2):
@@ -202,7 +230,7 @@ def test_a_second_run_begins_with_nothing(tmp_path: Path) -> None:
     assert results[0] == results[1]
     run = make_run(tmp_path / "other", Personalization(["head"]), max_epochs=4)
     trainer, module, data, _ = run
-    with pytest.raises(ConfigError, match="does not hold the clients' states of the run"):
+    with pytest.raises(ConfigError, match=r"there is no folder .*other/clients/.*dirpath, or put"):
         trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
 
 

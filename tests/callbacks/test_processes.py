@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedtt_lightning.callbacks import ClientStore
+from toy_run import clients_files
 
 TESTS = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for name, value in one["metrics"].items():
         assert torch.equal(first["metrics"][name], second["metrics"][name]), name
         torch.testing.assert_close(first["metrics"][name], value, rtol=0, atol=1e-12)
-    ours, theirs = (ClientStore(tmp_path / f"root-{devices}" / "clients") for devices in (1, 2))
+    ours, theirs = (clients_files(tmp_path / f"root-{devices}" / "clients") for devices in (1, 2))
     for client in range(3):
         own = ours.load(client, 4)
         assert own is not None

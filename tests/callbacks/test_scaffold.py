@@ -12,13 +12,13 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
-from fedtt_lightning.callbacks import ClientStore
 from fedtt_lightning.callbacks.scaffold import Scaffold
 from fedtt_lightning.data import BySize
 from fedtt_lightning.federation import UniformSampler
 from plain_federation import PlainFederation
 from plain_visits import seed_batch, windows
 from toy import ToyData, ToyModule, toy_data
+from toy_run import clients_files
 
 ROUNDS, LR = 5, 0.1
 
@@ -153,7 +153,7 @@ def test_equals_plain_pytorch(options: dict[str, Any], tmp_path: Path) -> None:
         reference, lambda net, batch: nn.functional.cross_entropy(net(x[batch]), y[batch])
     )
     c = scaffold.state_dict()["server"]
-    store = ClientStore(tmp_path / "scaffold")
+    store = clients_files(tmp_path / "scaffold")
     own = {client: store.load(client, ROUNDS) or {} for client in range(4)}
     for name, value in expected.items():
         torch.testing.assert_close(

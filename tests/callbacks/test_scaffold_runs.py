@@ -28,7 +28,7 @@ from fedtt_lightning.federation import (
     TTRounding,
     UniformSampler,
 )
-from toy_run import ROUNDS, At, make_run, outcome
+from toy_run import ROUNDS, At, clients_files, make_run, outcome
 
 
 def find(trainer: Trainer, kind: type) -> Any:
@@ -36,7 +36,7 @@ def find(trainer: Trainer, kind: type) -> Any:
 
 
 def control_variates(trainer: Trainer, folder: Path) -> dict[str, Any]:
-    store = ClientStore(folder / "scaffold")
+    store = ClientStore(folder / "scaffold" / find(trainer, Scaffold).state_dict()["run"])
     own = {client: store.load(client, ROUNDS) for client in range(4)}
     c = find(trainer, Scaffold).state_dict()["server"]
     return {
@@ -87,20 +87,18 @@ def test_goes_on_from_a_checkpoint_that_is_behind_the_files(
     assert (outcome(module, record), control_variates(trainer, tmp_path)) == whole
 
 
-def test_refuses_files_of_another_run(tmp_path: Path, whole: Any) -> None:
+def test_wants_the_files_of_its_own_run(tmp_path: Path, whole: Any) -> None:
     trainer, module, data, _ = make_run(tmp_path, Scaffold(), max_epochs=2)
     trainer.fit(module, datamodule=data)
     last = tmp_path / "checkpoints" / "last.ckpt"
     kept = shutil.copy(last, tmp_path / "kept.ckpt")
     trainer, module, data, _ = make_run(tmp_path / "other", Scaffold())
-    with pytest.raises(ConfigError, match="does not hold the clients' states of the run"):
+    with pytest.raises(ConfigError, match=r"there is no folder .*other/scaffold/.*dirpath, or put"):
         trainer.fit(module, datamodule=data, ckpt_path=kept)
-    trainer, module, data, record = make_run(tmp_path, Scaffold())  # a new run forgets the old
-    trainer.fit(module, datamodule=data)
-    assert (outcome(module, record), control_variates(trainer, tmp_path)) == whole
-    trainer, module, data, _ = make_run(tmp_path, Scaffold())
-    with pytest.raises(ConfigError, match="as long as no other run has started in it"):
-        trainer.fit(module, datamodule=data, ckpt_path=kept)
+    for path in (None, kept):  # a new run, and then the old one as if there had been no other
+        trainer, module, data, record = make_run(tmp_path, Scaffold())
+        trainer.fit(module, datamodule=data, ckpt_path=path)
+        assert (outcome(module, record), control_variates(trainer, tmp_path)) == whole
 
 
 class Failing(Callback):
@@ -119,14 +117,14 @@ def test_a_rejected_update_changes_no_control_variate(tmp_path: Path) -> None:
     trainer, module, data, _ = make_run(tmp_path, Scaffold())
     trainer.fit(module, datamodule=data)
     clients = [v.client for v in find(trainer, FederatedRounds).loop.plan.visits]
-    store = ClientStore(tmp_path / "scaffold")
+    store = clients_files(tmp_path / "scaffold")
     before = {client: store.load(client, ROUNDS - 1) for client in clients}
     after = {client: store.load(client, ROUNDS) for client in clients}
 
     trainer, module, data, _ = make_run(tmp_path / "b", Scaffold(), Failing(clients[1]))
     with pytest.warns(UserWarning, match="is left out of round"):
         trainer.fit(module, datamodule=data)
-    store = ClientStore(tmp_path / "b" / "scaffold")
+    store = clients_files(tmp_path / "b" / "scaffold")
     for client in clients:
         expected = before[client] if client == clients[1] else after[client]
         found = store.load(client, ROUNDS)
@@ -201,8 +199,8 @@ def test_a_sampler_that_comes_back_and_a_trial_run_are_fine(tmp_path: Path) -> N
     trainer, module, data, _ = make_run(tmp_path, Scaffold(), max_epochs=2)
     trainer.callbacks[0].sampler = FixedSampler([2])  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=data)
-    run = ClientStore(tmp_path / "scaffold").run
+    run = clients_files(tmp_path / "scaffold").run
     trainer, module, data, _ = make_run(tmp_path, Scaffold(), fast_dev_run=True)
     trainer.callbacks[0].sampler = UniformSampler(1)  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=data)
-    assert ClientStore(tmp_path / "scaffold").run == run
+    assert clients_files(tmp_path / "scaffold").run == run

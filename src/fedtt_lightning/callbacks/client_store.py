@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from secrets import token_hex
+from time import strftime
 
 import torch
+from lightning.pytorch import Callback, Trainer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,7 +22,7 @@ _FILE = re.compile(r"^(\d+)-(\d+)\.safetensors$")
 
 
 class ClientStore:
-    """Named tensors of each client, as the client left them in a round.
+    """Named tensors of each client, as the client left them in a round, for one run.
 
     A client's state for a visit in round t is the newest of a round < t, so that a visit that is
     trained again, after a resume, begins from what it began from before and overwrites what it
@@ -29,42 +31,36 @@ class ClientStore:
     processes share the folder, one saves, and the others may load after a barrier.
 
     Args:
-        folder: holds the files; made when it is first written to. Resumed runs need the same one.
+        folder: the run's own, made by `start`; its name is the run's. Nothing but its user ever
+            removes it, for a checkpoint may still need it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
+    @classmethod
+    def start(cls, folder: Path) -> ClientStore:
+        """Make a folder for a new run inside `folder`, beside those of other runs."""
+        store = cls(Path(folder) / f"{strftime('%Y%m%d-%H%M%S')}-{token_hex(4)}")
+        store.folder.mkdir(parents=True)
+        return store
+
     @property
-    def run(self) -> str | None:
-        """The name of the run whose states these are, for its checkpoints; None before `start`."""
-        path = self.folder / "run.txt"
-        return path.read_text() if path.is_file() else None
+    def run(self) -> str:
+        """The name by which a checkpoint finds the run's states again."""
+        return self.folder.name
 
-    def start(self) -> str:
-        """Forget all states, which are those of an earlier run, and return a new run's name."""
-        for shard in self._shards():
-            for path in shard.iterdir():
-                if _FILE.match(path.name):
-                    path.unlink()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        run = token_hex(8)
-        partial = self.folder / ".run.txt.partial"
-        partial.write_text(run)
-        partial.replace(self.folder / "run.txt")
-        return run
-
-    def resume(self, run: str, round: int) -> None:
-        """Go on from a checkpoint of `run` in, or after, `round`; later states are forgotten.
+    def resume(self, round: int) -> None:
+        """Go on from a checkpoint of the run in, or after, `round`; later states are forgotten.
 
         Raises:
-            ConfigError: the states are of another run, or too new for the checkpoint.
+            ConfigError: the states are elsewhere, or too new for the checkpoint.
         """
-        if self.run != run:
+        if not self.folder.is_dir():
             raise ConfigError(
-                f"{self.folder} does not hold the clients' states of the run that wrote the "
-                "checkpoint: resume with the same trainer.default_root_dir, as long as no other "
-                "run has started in it"
+                f"there is no folder {self.folder}, in which the run that wrote the checkpoint "
+                "kept its clients' states: resume with the same trainer.default_root_dir and "
+                "dirpath, or put the folder back"
             )
         later: list[Path] = []
         for shard in self._shards():
@@ -130,14 +126,38 @@ class ClientStore:
             )
 
     def _shards(self) -> Iterator[Path]:
-        if self.folder.is_dir():
-            yield from sorted(path for path in self.folder.iterdir() if path.name.isdigit())
+        yield from sorted(path for path in self.folder.iterdir() if path.name.isdigit())
 
     def _shard(self, client: int) -> Path:
         return self.folder / f"{client // _CLIENTS_PER_FOLDER:05d}"
 
     def _path(self, client: int, round: int) -> Path:
         return self._shard(client) / f"{client}-{round}.safetensors"
+
+
+def open_store(
+    trainer: Trainer, callback: Callback, folder: Path, run: str | None, round: int
+) -> ClientStore:
+    """Return a new run's store in `folder`, or that of a run which goes on after `round`.
+
+    All processes call it; the first makes or winds back the run's folder.
+
+    Raises:
+        ConfigError: as from `resume`, or the folder cannot be written to.
+    """
+    if trainer.is_global_zero:
+        try:
+            if run is None:
+                run = ClientStore.start(folder).run
+            else:
+                ClientStore(folder / run).resume(round)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to {folder} ({error.strerror}): change "
+                f"{type(callback).__name__}'s dirpath or trainer.default_root_dir"
+            ) from None
+    name: str = trainer.strategy.broadcast(run)
+    return ClientStore(folder / name)
 
 
 def _versions(shard: Path, client: int | None = None) -> dict[int, list[int]]:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from fedtt_lightning.callbacks.client_store import ClientStore
+from fedtt_lightning.callbacks.client_store import ClientStore, open_store
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import Visit
@@ -28,12 +28,13 @@ class Personalization(Callback):
     such a run with `ClientEvaluation`. This is FedPer (Arivazhagan et al. 2019, arXiv:1912.00818)
     where `names` is the head.
 
-    The clients' values lie in one small file a client and version (`ClientStore`), which a resumed
-    run must find where they were.
+    The clients' values lie in one small file a client and version (`ClientStore`), in a folder of
+    the run's own, `dirpath/<run>`. A resumed run must find it where it was. Nobody removes it when
+    the run is over: do it yourself once no checkpoint of the run is needed any more.
 
     Args:
         names: regular expressions, searched for in the names of the trainable parameters.
-        dirpath: folder of the clients' files; `clients` in `default_root_dir` if not given.
+        dirpath: folder of the runs' folders; `clients` in `default_root_dir` if not given.
 
     Raises:
         ConfigError: an expression is invalid or matches nothing, or nothing is left to federate.
@@ -90,19 +91,9 @@ class Personalization(Callback):
         """Begin with no client's values, or go on with those of the checkpoint's run."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return  # of a single round, in which nobody comes back: leave the folder alone
-        self._store = ClientStore(Path(self.dirpath or Path(trainer.default_root_dir) / "clients"))
-        if trainer.is_global_zero:
-            try:
-                if self._run is None:
-                    self._run = self._store.start()
-                else:
-                    self._store.resume(self._run, self._round)
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot write to {self._store.folder} ({error.strerror}): change "
-                    "Personalization's dirpath or trainer.default_root_dir"
-                ) from None
-        self._run = trainer.strategy.broadcast(self._run)
+        folder = Path(self.dirpath or Path(trainer.default_root_dir) / "clients")
+        self._store = open_store(trainer, self, folder, self._run, self._round)
+        self._run = self._store.run
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, plan: Any) -> None:
         self._round = plan.round

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fedtt_lightning.callbacks.build import make_planner
-from fedtt_lightning.callbacks.client_store import ClientStore
+from fedtt_lightning.callbacks.client_store import ClientStore, open_store
 from fedtt_lightning.callbacks.communication import find_communication
 from fedtt_lightning.callbacks.fed_prox import FedProx
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds, find_federation
@@ -36,10 +36,12 @@ class Scaffold(Callback):
 
     With each visit a client also fetches `c` and sends `c_i⁺ − c_i` of the tensors that train, in
     their dtypes, which `Communication` counts. Clients' control variates lie in one small file a
-    client and version (`ClientStore`), which a resumed run must find where they were.
+    client and version (`ClientStore`), in a folder of the run's own, `dirpath/<run>`. A resumed run
+    must find it where it was. Nobody removes it when the run is over: do it yourself once no
+    checkpoint of the run is needed any more.
 
     Args:
-        dirpath: folder of the clients' files; `scaffold` in `default_root_dir` if not given.
+        dirpath: folder of the runs' folders; `scaffold` in `default_root_dir` if not given.
 
     Raises:
         ConfigError: from `setup`, if no client ever comes back, or gradients and tensors would not
@@ -70,29 +72,13 @@ class Scaffold(Callback):
         self._store = None
         _check(federation, trainer, self)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with no client's control variate, or go on with those of the checkpoint's run."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return  # of a single round, in which nobody comes back: leave the folder alone
-        store = self._open(trainer)
-        if trainer.is_global_zero:
-            try:
-                if self._run is None:
-                    self._run = store.start()
-                else:
-                    store.resume(self._run, self._round)
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot write to {store.folder} ({error.strerror}): change Scaffold's dirpath "
-                    "or trainer.default_root_dir"
-                ) from None
-        self._run = trainer.strategy.broadcast(self._run)
-
-    def _open(self, trainer: Trainer) -> ClientStore:
-        if self._store is None:
-            folder = self.dirpath or Path(trainer.default_root_dir) / "scaffold"
-            self._store = ClientStore(Path(folder))
-        return self._store
+        folder = Path(self.dirpath or Path(trainer.default_root_dir) / "scaffold")
+        self._store = open_store(trainer, self, folder, self._run, self._round)
+        self._run = self._store.run
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         self._round = plan.round
@@ -108,8 +94,8 @@ class Scaffold(Callback):
         loop = find_federation(trainer).loop
         schema = loop.schema.select({*loop.schema.names} - loop.private)
         own = None
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            own = self._open(trainer).load(visit.client, visit.round, schema)
+        if self._store is not None:
+            own = self._store.load(visit.client, visit.round, schema)
         like = {name: loop.tensors[name].detach() for name in schema.names}
         for name, tensor in like.items():
             if name not in self._server:
