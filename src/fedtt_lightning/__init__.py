@@ -11,7 +11,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fedtt_lightning.adapters import TTAdapterConfig
     from fedtt_lightning.callbacks import FactorFreezing, FederatedCheckpoint, FederatedRounds
-    from fedtt_lightning.data import BuiltinText, ClientDataModule, FederatedDataModule, GlueData
+    from fedtt_lightning.data import (
+        BuiltinText,
+        ClientDataModule,
+        FederatedDataModule,
+        GlueData,
+        LabelledText,
+    )
     from fedtt_lightning.modules import SequenceClassifier
 
 _HOMES = {
@@ -23,6 +29,7 @@ _HOMES = {
     "ClientDataModule": "data",
     "FederatedDataModule": "data",
     "GlueData": "data",
+    "LabelledText": "data",
     "SequenceClassifier": "modules",
 }
 
@@ -34,6 +41,7 @@ __all__ = [
     "FederatedDataModule",
     "FederatedRounds",
     "GlueData",
+    "LabelledText",
     "SequenceClassifier",
     "TTAdapterConfig",
 ]
