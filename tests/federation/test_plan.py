@@ -113,6 +113,39 @@ def test_min_clients_must_be_possible() -> None:
     planner([5] * 9, sampler=PoissonSampler(0.1), min_clients=9).check()
 
 
+@pytest.mark.parametrize("slowness", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("min_clients", [1, 3])
+def test_a_deadline_must_be_possible(slowness: float, min_clients: int) -> None:
+    """With the smallest deadline of the message all is well, a little below it rounds are lost."""
+
+    def with_deadline(deadline: float) -> RoundPlanner:
+        failures = ClientFailures(deadline=deadline, slowness=slowness)
+        sampler = FixedSampler([1, 3, 4, 6])
+        sizes = [1, 30, 2, 12, 9, 3, 50]
+        return planner(sizes, sampler=sampler, failures=failures, min_clients=min_clients)
+
+    with pytest.raises(ConfigError, match=r"federation\.failures\.deadline is 1e-09, but") as error:
+        with_deadline(1e-9).check()
+    assert "only 0 of 4 clients can ever finish" in str(error.value)
+    fits = float(str(error.value).split("set it to ")[1].split()[0])
+    with_deadline(fits).check()
+    assert not with_deadline(fits).plan(0).skipped
+    assert with_deadline(fits / 1.2).plan(0).skipped
+
+
+def test_a_hopeless_deadline_is_found_among_many_clients(tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text("client,round\n7,1\n99999,1\n")
+    failures = ClientFailures(deadline=3, slowness=0)
+    sizes = np.full(100_000, 16)
+    with pytest.raises(ConfigError, match=r"only 0 of 100000 clients .* set it to 4 or more"):
+        planner(sizes, failures=failures).check()  # type: ignore[arg-type]
+    sizes[:5] = 12
+    planner(sizes, failures=failures, min_clients=5).check()  # type: ignore[arg-type]
+    trace = TraceSampler(str(tmp_path / "trace.csv"))
+    with pytest.raises(ConfigError, match=r"only 0 of 2 clients .* set it to 4 or more"):
+        planner(sizes, failures=failures, sampler=trace).check(1)  # type: ignore[arg-type]
+
+
 def test_a_round_costs_its_cohort_and_not_the_population(tmp_path: Path) -> None:
     """Checks and plans of 100,000 clients take milliseconds; the bound allows for busy machines."""
     sizes = np.random.default_rng(0).integers(1, 100, 100_000)

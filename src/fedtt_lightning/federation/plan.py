@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil, floor, log10
 
 import numpy as np
 
@@ -140,6 +141,7 @@ class RoundPlanner:
                 "drop_last leaves it without any: lower data.batch_size or turn drop_last off"
             )
         self._check_min_clients()
+        self._check_deadline()
 
     def _check_min_clients(self) -> None:
         if self.min_clients < 1:
@@ -150,6 +152,28 @@ class RoundPlanner:
                 f"federation.min_clients is {self.min_clients}, but a round has at most {size} "
                 "clients: lower it, or let federation.sampler choose more"
             )
+
+    def _check_deadline(self) -> None:
+        """Refuse a deadline with which every round is skipped; stop at the first that is not."""
+        failures = self.failures
+        if failures is None or failures.deadline is None:
+            return
+        times: list[float] = []
+        in_time = 0
+        for client in self.sampler.candidates(self.sizes):
+            times.append(self._batches_of(client) * failures.pace(self.experiment, client))
+            in_time += times[-1] <= failures.deadline
+            if in_time == self.min_clients:
+                return
+        needed = sorted(times)[min(self.min_clients, len(times)) - 1]
+        digit = 10.0 ** (floor(log10(needed)) - 1)  # rounded up to two digits
+        fits = ceil(needed / digit) * digit
+        raise ConfigError(
+            f"federation.failures.deadline is {failures.deadline}, but only {in_time} of "
+            f"{len(times)} clients can ever finish a visit in that time, and a round needs "
+            f"federation.min_clients={self.min_clients}: set it to {fits:g} or "
+            "more, or let clients train less"
+        )
 
     def plan(self, round: int) -> RoundPlan:
         """Return the plan of a round (0-based)."""
@@ -166,8 +190,10 @@ class RoundPlanner:
     def _outcome(self, round: int, client: int) -> Outcome:
         if self.failures is None:
             return "done"
-        batches = self._visit_batches(self.batches_per_epoch(int(self.sizes[client])))
-        return self.failures.outcome(self.experiment, round, client, batches)
+        return self.failures.outcome(self.experiment, round, client, self._batches_of(client))
+
+    def _batches_of(self, client: int) -> int:
+        return self._visit_batches(self.batches_per_epoch(int(self.sizes[client])))
 
     def _visits(self, round: int, clients: Iterable[int]) -> tuple[Visit, ...]:
         visits: list[Visit] = []

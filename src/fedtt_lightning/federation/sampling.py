@@ -30,6 +30,10 @@ class ClientSampler(ABC):
             rounds: rounds of the run, None if it is not limited.
         """
 
+    def candidates(self, sizes: np.ndarray) -> Sequence[int]:
+        """Return the clients that may ever be chosen."""
+        return range(len(sizes))
+
     def smallest_cohort(self, sizes: np.ndarray) -> int | None:
         """Return the fewest clients a round can have, None if that is not known."""
         return None
@@ -86,6 +90,9 @@ class FixedSampler(ClientSampler):
             )
 
     def cohort(self, experiment: int, round: int, sizes: np.ndarray) -> tuple[int, ...]:
+        return self.clients
+
+    def candidates(self, sizes: np.ndarray) -> Sequence[int]:
         return self.clients
 
     def smallest_cohort(self, sizes: np.ndarray) -> int | None:

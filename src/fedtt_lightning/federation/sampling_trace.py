@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,6 +64,9 @@ class TraceSampler(ClientSampler):
             rng = generator_for(experiment, "cohort", round)
             available = np.sort(rng.choice(available, self.clients_per_round, replace=False))
         return tuple(available.tolist())
+
+    def candidates(self, sizes: np.ndarray) -> Sequence[int]:
+        return np.unique(self._read()[0]).tolist()
 
     def smallest_cohort(self, sizes: np.ndarray) -> int | None:
         return self._limited(int(np.diff(self._read()[1]).min()))
