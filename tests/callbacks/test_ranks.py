@@ -22,6 +22,7 @@ from fedtt_lightning.federation import (
     AggregationRule,
     FlexLoRA,
     HetLoRA,
+    RankColumn,
     RankList,
     TTRounding,
     UniformSampler,
@@ -208,7 +209,12 @@ def test_a_client_of_rank_1_trains_a_model_of_rank_1(case: str, tmp_path: Path) 
 
 def test_ranks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     trainer, module, data, _ = make_run(tmp_path, "TTRounding", ranks=(1, 9))
-    with pytest.raises(ConfigError, match=r"client 1 the rank 9, .* largest 8"):
+    message = r"client 1 the rank 9, .* largest 8, .*: change federation\.ranks\.ranks\[1\], or"
+    with pytest.raises(ConfigError, match=message):
+        trainer.fit(module, datamodule=data)
+    (tmp_path / "ranks.csv").write_text("rank,client\n1,0\n2,2\n9,1\n2,3\n")
+    trainer.callbacks[0].ranks = RankColumn(tmp_path / "ranks.csv")  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"change .*ranks\.csv:4, or the rank in model\.peft"):
         trainer.fit(module, datamodule=data)
     trainer, module, data, _ = make_run(tmp_path, "TTRounding")
     trainer.callbacks[0].aggregation = HetLoRA()  # type: ignore[attr-defined]

@@ -40,18 +40,26 @@ def test_a_column(tmp_path: Path) -> None:
     path.write_text("client,memory,rank\n2,16,8\n0,2,1\n1,4,2\n")
     assert RankColumn(path).ranks(0, 3).tolist() == [1, 2, 8]
     assert RankColumn(str(path), column="memory").ranks(0, 3).tolist() == [2, 4, 16]
-    with pytest.raises(ConfigError, match="1 of 4 clients have no rank, first client 3"):
+    with pytest.raises(ConfigError, match=r"no rank, first client 3: add a row .* 0 to 3"):
         RankColumn(path).ranks(0, 4)
-    with pytest.raises(ConfigError, match=r"line 2: client 2 does not exist: .* 0 to 1"):
+    with pytest.raises(ConfigError, match=r"clients\.csv:2: client 2 does not exist: .* 0 to 1"):
         RankColumn(path).ranks(0, 2)
     with pytest.raises(ConfigError, match="client, memory, rank"):
         RankColumn(path, column="ranks").ranks(0, 3)
     with pytest.raises(ConfigError, match="cannot be read"):
         RankColumn(tmp_path / "none.csv").ranks(0, 3)
-    for row, message in (("0,2,1", "line 5: client 0 has a rank already"), ("0,2,x", "line 5")):
+    for row, message in (("0,2,1", ":5: client 0 has a rank already"), ("0,2,x", ":5: ")):
         path.write_text(f"client,memory,rank\n2,16,8\n0,2,1\n1,4,2\n{row}\n")
         with pytest.raises(ConfigError, match=message):
             RankColumn(path).ranks(0, 3)
+
+
+def test_where_a_rank_is_set(tmp_path: Path) -> None:
+    path = tmp_path / "clients.csv"
+    path.write_text("client,rank\n2,16\n0,2\n")
+    assert RankColumn(path).place(0) == f"{path}:3"
+    assert RankList([1, 2]).place(3) == "federation.ranks.ranks[1]"
+    assert RankShares({1: 1}).place(3) == "federation.ranks"
 
 
 def test_ranks_lie_between_one_and_the_servers() -> None:

@@ -25,6 +25,7 @@ from fedtt_lightning.federation import (
     FreezingSchedule,
     RoundPlanner,
 )
+from fedtt_lightning.federation.ranks import RankRangeError
 
 if TYPE_CHECKING:
     from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
@@ -106,7 +107,11 @@ def check_federation(
             "nothing: use FedAvg with lr 1"
         )
     if (ranks := client_ranks(settings, planner)) is not None:
-        settings.aggregation.check_ranks(shared, ranks)
+        try:
+            settings.aggregation.check_ranks(shared, ranks)
+        except RankRangeError as error:
+            assert settings.ranks is not None
+            raise error.at(settings.ranks.place(error.client)) from None
 
 
 def _check_limit(settings: FederatedRounds, planner: RoundPlanner, trainer: Trainer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,10 @@ class ClientRanks(ABC):
             ConfigError: the settings do not give each client a rank.
         """
 
+    def place(self, client: int) -> str:
+        """Return where a client's rank is set: a key, or a file and line."""
+        return "federation.ranks"
+
 
 class RankList(ClientRanks):
     """Gives the ranks of a list to the clients in turn, again from its start if it is shorter.
@@ -42,6 +46,9 @@ class RankList(ClientRanks):
                 "give one a client, or fewer to repeat, but at least one"
             )
         return np.resize(np.array(self.values, dtype=np.int64), num_clients)
+
+    def place(self, client: int) -> str:
+        return f"federation.ranks.ranks[{client % len(self.values)}]"
 
 
 class RankShares(ClientRanks):
@@ -88,36 +95,46 @@ class RankColumn(ClientRanks):
         ranks = np.zeros(num_clients, dtype=np.int64)
         seen = np.zeros(num_clients, dtype=bool)
         try:
-            with open(self.path, newline="") as file:
-                rows = csv.DictReader(file)
-                self._check_columns(rows.fieldnames or [])
-                for row in rows:
-                    client, rank = self._read(row, rows.line_num)
-                    if not 0 <= client < num_clients:
-                        raise self._error(
-                            f"client {client} does not exist: clients are 0 to {num_clients - 1}",
-                            rows.line_num,
-                        )
-                    if seen[client]:
-                        raise self._error(f"client {client} has a rank already", rows.line_num)
-                    ranks[client], seen[client] = rank, True
+            for line, client, rank in self._rows():
+                if not 0 <= client < num_clients:
+                    raise self._error(
+                        f"client {client} does not exist: clients are 0 to {num_clients - 1}", line
+                    )
+                if seen[client]:
+                    raise self._error(f"client {client} has a rank already: remove one", line)
+                ranks[client], seen[client] = rank, True
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(
-                f"federation.ranks.path={self.path} cannot be read: {error}"
+                f"federation.ranks.path {self.path} cannot be read: {error}"
             ) from None
         if not seen.all():
             missing = np.flatnonzero(~seen)
             raise self._error(
-                f"{len(missing)} of {num_clients} clients have no rank, first client {missing[0]}"
+                f"{len(missing)} of {num_clients} clients have no rank, first client {missing[0]}: "
+                f"add a row for each of the clients 0 to {num_clients - 1}"
             )
         return ranks
+
+    def place(self, client: int) -> str:
+        """Return the line that gives the client's rank; reads the file up to it."""
+        line = next(line for line, found, _ in self._rows() if found == client)
+        return f"{self.path}:{line}"
+
+    def _rows(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the line, client and rank of each row."""
+        with open(self.path, newline="") as file:
+            rows = csv.DictReader(file)
+            self._check_columns(rows.fieldnames or [])
+            for row in rows:
+                yield rows.line_num, *self._read(row, rows.line_num)
 
     def _check_columns(self, names: Sequence[str]) -> None:
         for key, name in (("column", self.column), ("client", self.client)):
             if name not in names:
                 raise self._error(
                     f"there is no column {name!r}: set federation.ranks.{key} to one of "
-                    f"{', '.join(names) or '(none: the file is empty)'}"
+                    f"{', '.join(names) or '(none: the file is empty)'}",
+                    1,
                 )
 
     def _read(self, row: Mapping[str, str | None], line: int) -> tuple[int, int]:
@@ -131,12 +148,30 @@ class RankColumn(ClientRanks):
             ) from None
 
     def _error(self, message: str, line: int | None = None) -> ConfigError:
-        where = self.path if line is None else f"{self.path}, line {line}"
-        return ConfigError(f"federation.ranks: {where}: {message}")
+        where = self.path if line is None else f"{self.path}:{line}"
+        return ConfigError(f"federation.ranks.path {where}: {message}")
+
+
+class RankRangeError(ConfigError):
+    """A client's rank that the server's adapter cannot have."""
+
+    def __init__(
+        self, client: int, rank: int, largest: int, place: str = "federation.ranks"
+    ) -> None:
+        super().__init__(
+            f"federation.ranks gives client {client} the rank {rank}, but the smallest is 1 and "
+            f"the largest {largest}, that of the server's adapter: change {place}, or the rank in "
+            "model.peft"
+        )
+        self.client, self.rank, self.largest = client, rank, largest
+
+    def at(self, place: str) -> RankRangeError:
+        """Return the error with the place where the client's rank is set."""
+        return RankRangeError(self.client, self.rank, self.largest, place)
 
 
 def check_rank_range(ranks: np.ndarray, largest: int) -> None:
-    """Raise ConfigError, with the first client concerned, if a rank is below 1 or above `largest`.
+    """Raise RankRangeError for the first client whose rank is below 1 or above `largest`.
 
     Args:
         ranks: of each client, int64 (clients,).
@@ -144,8 +179,4 @@ def check_rank_range(ranks: np.ndarray, largest: int) -> None:
     """
     wrong = np.flatnonzero((ranks < 1) | (ranks > largest))
     if len(wrong):
-        raise ConfigError(
-            f"federation.ranks gives client {wrong[0]} the rank {ranks[wrong[0]]}, but the "
-            f"smallest is 1 and the largest {largest}, that of the server's adapter: change it "
-            "there, or the rank in model.peft"
-        )
+        raise RankRangeError(int(wrong[0]), int(ranks[wrong[0]]), largest)
