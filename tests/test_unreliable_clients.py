@@ -90,4 +90,4 @@ def test_a_run_with_a_skipped_round_goes_on_from_it(
     assert main(["fit", *run, "--ckpt_path", "last"]) == 0
     shown = capsys.readouterr().out
     assert "round 3/3  loss" in shown and "round 2/" not in shown
-    assert "3 rounds, 5 client visits" in shown
+    assert "3 rounds (1 skipped), 5 uploads" in shown

@@ -107,7 +107,8 @@ class FederatedLoop:
     def skipped(self) -> bool:
         """Whether the last round is closed and has changed nothing, having too few updates."""
         plan = None if self.is_open else self.plan
-        return plan is not None and len(plan.visits) - len(self.rejected) < plan.needed
+        count = 0 if plan is None else len(plan.visits) - len(self.rejected)
+        return plan is not None and (count < plan.needed or bool(self.aggregation.problem(count)))
 
     @property
     def travelling(self) -> AdapterSchema:
@@ -218,15 +219,14 @@ class FederatedLoop:
             FederationError: no update was finite, or too few were and that is not to be skipped.
         """
         assert self.plan is not None
-        self.is_open = False
-        count = self.aggregation.count
+        self.is_open, count = False, self.aggregation.count
         if count == 0:
             raise FederationError(
                 f"round {self.round + 1} has no usable update: those of clients "
                 f"{', '.join(map(str, self.rejected))} hold NaN or Inf. Lower the learning rate, "
                 "or look at these clients' data"
             )
-        if count < self.plan.needed or self.aggregation.problem(count):
+        if self.skipped:
             self._too_few(self.plan, count)
             self.aggregation.reset()
             return None
