@@ -47,34 +47,92 @@ def test_keeps_bits_names_order_and_types(tmp_path: Path) -> None:
         store.load(7, 3, schema.select(["net.a"]))
 
 
-@settings(max_examples=40, deadline=None)
+Truth = dict[int, dict[int, float]]  # all versions of each client
+
+
+def check_and_save(store: ClientStore, truth: Truth, client: int, round: int, value: float) -> None:
+    """What a visit does, on disk and in the dictionary."""
+    left = {version: kept for version, kept in truth.get(client, {}).items() if version < round}
+    found = store.load(client, round)
+    assert same(found, state(left[max(left)])) if left else found is None
+    store.save(client, round, state(value))
+    truth[client] = {**left, round: value}
+
+
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_equals_a_dictionary_of_all_versions(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Rounds go on, and now and then back to a checkpoint that the kept versions still serve."""
+    """Checkpoints are written anywhere, the run is killed anywhere, even as it writes one."""
     store = ClientStore.start(tmp_path_factory.mktemp("store"))
-    truth: dict[int, dict[int, float]] = {}
-    round = 0
-    for _ in range(data.draw(st.integers(1, 12))):
-        for client in data.draw(st.lists(st.sampled_from([0, 1, 255, 256, 12]), unique=True)):
-            left = {r: v for r, v in truth.get(client, {}).items() if r < round}
-            found = store.load(client, round)
-            if left:
-                assert same(found, state(left[max(left)]))
-            else:
-                assert found is None
-            value = data.draw(st.floats(-9, 9))
-            store.save(client, round, state(value))
-            truth[client] = {**left, round: value}
-        back = data.draw(st.integers(0, 3)) == 0
-        if back and round > 0:
-            round -= 1  # the checkpoint at the end of the round before
-            kept = {c: {r: v for r, v in t.items() if r <= round} for c, t in truth.items()}
+    chance = st.sampled_from([False, False, True])
+    cohorts = [
+        data.draw(st.lists(st.sampled_from([0, 1, 255, 256]), unique=True)) for _ in range(6)
+    ]
+    truth: Truth = {}
+    checkpoints: list[tuple[int, int, Truth]] = []  # round, visits done, all versions
+    round, done, events = 0, 0, 0
+    while round < len(cohorts):
+        if done < len(cohorts[round]):
+            check_and_save(store, truth, cohorts[round][done], round, float(events))
+            done, events = done + 1, events + 1
+        is_open = done < len(cohorts[round])
+        if data.draw(chance):
+            checkpoints.append((round, done, {client: {**left} for client, left in truth.items()}))
+            store.note_checkpoint(round, is_open)
+        if checkpoints and events < 25 and data.draw(chance):
+            round, done, saved = data.draw(st.sampled_from(checkpoints[-2:]))
+            checkpoints = [(round, done, saved)]
+            truth = {client: {**left} for client, left in saved.items()}
+            store = ClientStore(store.folder)
             store.resume(round)
-            truth = {c: t for c, t in kept.items() if t}
-        round += 1
-    assert len(list(store.folder.glob("*/*"))) <= 2 * len(truth)
+            is_open = done < len(cohorts[round])
+        if not is_open:
+            round, done = round + 1, 0
+    for client, left in truth.items():
+        assert same(store.load(client, 9), state(left[max(left)]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    visits=st.lists(st.integers(0, 30), min_size=1, max_size=12, unique=True).map(sorted),
+    saves=st.sets(st.integers(0, 30)),
+    asked=st.integers(0, 31),
+)
+def test_never_gives_a_version_in_place_of_a_removed_one(
+    visits: list[int], saves: set[int], asked: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = ClientStore.start(tmp_path_factory.mktemp("store"))
+    for round in range(31):
+        if round in visits:
+            store.save(3, round, state(round))
+        if round in saves:
+            store.note_checkpoint(round, is_open=False)
+    earlier = [visit for visit in visits if visit < asked]
+    if not earlier:
+        assert store.load(3, asked) is None
+    elif (store.folder / "00000" / f"3-{earlier[-1]}.safetensors").exists():
+        assert same(store.load(3, asked), state(earlier[-1]))
+    else:
+        for ask in (lambda: store.load(3, asked), lambda: store.resume(asked - 1)):
+            with pytest.raises(ConfigError, match="no longer holds the state that client 3 had"):
+                ask()
+    assert same(store.load(3, 31), state(visits[-1]))
+    assert len(list(store.folder.glob("*/*"))) <= 4
+
+
+def test_keeps_few_versions(tmp_path: Path) -> None:
+    for folder, most in (("every visit", 3), ("every round", 3), ("never", 2)):
+        store = ClientStore.start(tmp_path / folder)
+        for round in range(9):
+            for client in (1, 2):
+                store.save(client, round, state(round))
+                if folder == "every visit":
+                    store.note_checkpoint(round, is_open=client == 1)
+            if folder == "every round":
+                store.note_checkpoint(round, is_open=False)
+        assert len(list(store.folder.glob("*/1-*"))) <= most
 
 
 def test_says_when_a_checkpoint_is_too_old(tmp_path: Path) -> None:
@@ -82,7 +140,7 @@ def test_says_when_a_checkpoint_is_too_old(tmp_path: Path) -> None:
     for round in (3, 7, 9):
         store.save(5, round, state(round))
     store.save(6, 8, state(8))
-    with pytest.raises(ConfigError, match="client 5 had before round 6, only the two newest"):
+    with pytest.raises(ConfigError, match="client 5 had before round 6, only those that the new"):
         store.load(5, 5)
     with pytest.raises(ConfigError, match=r"client 5 had.*resume from a later checkpoint"):
         store.resume(5)

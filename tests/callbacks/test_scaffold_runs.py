@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from fedtt_lightning.callbacks import (
@@ -35,9 +36,9 @@ def find(trainer: Trainer, kind: type) -> Any:
     return next(c for c in trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
 
 
-def control_variates(trainer: Trainer, folder: Path) -> dict[str, Any]:
+def control_variates(trainer: Trainer, folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     store = ClientStore(folder / "scaffold" / find(trainer, Scaffold).state_dict()["run"])
-    own = {client: store.load(client, ROUNDS) for client in range(4)}
+    own = {client: store.load(client, rounds) for client in range(4)}
     c = find(trainer, Scaffold).state_dict()["server"]
     return {
         "c": {name: value.tolist() for name, value in c.items()},
@@ -85,6 +86,36 @@ def test_goes_on_from_a_checkpoint_that_is_behind_the_files(
     trainer, module, data, record = make_run(tmp_path, Scaffold(), **options)
     trainer.fit(module, datamodule=data, ckpt_path="last")
     assert (outcome(module, record), control_variates(trainer, tmp_path)) == whole
+
+
+def test_goes_on_from_the_only_checkpoint_of_four_rounds_ago(tmp_path: Path) -> None:
+    """Killed before the eighth round's end, after clients left three more versions."""
+
+    def build(folder: str, *extra: Callback) -> Any:
+        own = [Scaffold(), Personalization(["head"]), *extra]
+        trainer, *rest = make_run(tmp_path / folder, *own, max_epochs=9)
+        kept = ModelCheckpoint(tmp_path / folder / "plain", every_n_epochs=4, save_last=True)
+        others = [c for c in trainer.callbacks if not isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+        trainer.callbacks[:] = [*others, kept]  # type: ignore[attr-defined]
+        return trainer, *rest
+
+    def kill(trainer: Trainer) -> None:
+        raise RuntimeError("killed")
+
+    trainer, module, data, record = build("whole")
+    trainer.fit(module, datamodule=data)
+    expected = outcome(module, record), control_variates(trainer, tmp_path / "whole", 9)
+    planner = find(trainer, FederatedRounds).loop.planner
+    batches = sum(planner.plan(round).num_batches for round in range(8))
+    trainer, module, data, _ = build("killed", At(batches - 1, kill))
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer.fit(module, datamodule=data)
+    last = tmp_path / "killed" / "plain" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] == 3
+    trainer, module, data, record = build("killed")
+    trainer.fit(module, datamodule=data, ckpt_path=last)
+    found = outcome(module, record), control_variates(trainer, tmp_path / "killed", 9)
+    assert found == expected
 
 
 def test_wants_the_files_of_its_own_run(tmp_path: Path, whole: Any) -> None:

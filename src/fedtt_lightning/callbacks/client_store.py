@@ -26,9 +26,10 @@ class ClientStore:
 
     A client's state for a visit in round t is the newest of a round < t, so that a visit that is
     trained again, after a resume, begins from what it began from before and overwrites what it
-    left. The two newest versions of a client are kept: a checkpoint that is older than both cannot
-    be resumed, and `resume` says so. Memory does not grow with the number of clients. Where several
-    processes share the folder, one saves, and the others may load after a barrier.
+    left. Of a client's older versions those are kept that the two newest checkpoints need, of which
+    the last may not be written yet; an older checkpoint cannot be resumed, and `resume` or `load`
+    says so. Memory does not grow with the number of clients. Where several processes share the
+    folder, one saves, and the others may load after a barrier.
 
     Args:
         folder: the run's own, made by `start`; its name is the run's. Nothing but its user ever
@@ -37,6 +38,7 @@ class ClientStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._checkpoints: list[set[int]] = []  # rounds before which the last two need the newest
 
     @classmethod
     def start(cls, folder: Path) -> ClientStore:
@@ -65,11 +67,17 @@ class ClientStore:
         later: list[Path] = []
         for shard in self._shards():
             for client, rounds in _versions(shard).items():
-                if min(rounds) > round:
-                    self._check_first(client, rounds, round + 1)
+                self._newest(client, rounds, round + 1)
                 later += [self._path(client, version) for version in rounds if version > round]
         for path in later:
             path.unlink()
+        self.note_checkpoint(round, True)
+
+    def note_checkpoint(self, round: int, is_open: bool) -> None:
+        """Keep from now on what a checkpoint needs that is written in, or after, `round`."""
+        needs = {round, round + 1} if is_open else {round + 1}
+        if needs not in self._checkpoints[-1:]:
+            self._checkpoints = [*self._checkpoints[-1:], needs]
 
     def load(
         self, client: int, before_round: int, schema: AdapterSchema | None = None
@@ -83,12 +91,9 @@ class ClientStore:
             ConfigError: the file is damaged, has another schema, or is no longer there.
         """
         rounds = _versions(self._shard(client), client).get(client, [])
-        earlier = [round for round in rounds if round < before_round]
-        if not earlier:
-            if rounds:
-                self._check_first(client, rounds, before_round)
+        if (newest := self._newest(client, rounds, before_round)) is None:
             return None
-        path = self._path(client, max(earlier))
+        path = self._path(client, newest)
         tensors = _read(path)[0]
         if schema is not None and AdapterSchema.of(tensors).digest != schema.digest:
             raise ConfigError(
@@ -102,9 +107,16 @@ class ClientStore:
         shard = self._shard(client)
         shard.mkdir(parents=True, exist_ok=True)
         rounds = _versions(shard, client).get(client, [])
-        earlier = sorted(version for version in rounds if version < round)
-        first = _read(self._path(client, earlier[-1]), False)[1] if earlier else round
-        metadata = {"first": str(first), "order": "\n".join(tensors)}
+        earlier = {version for version in rounds if version < round}
+        kept = {round}
+        for bound in {round}.union(*self._checkpoints):
+            kept |= {max((version for version in earlier if version < bound), default=round)}
+        # All there were since the oldest that is kept, and the first: by these it is known later
+        # whether the one that is asked for has been removed.
+        past = _read(self._path(client, max(earlier)), False)[1] if earlier else []
+        past = sorted({*past, *earlier})
+        past = [version for version in past if version in past[:1] or version >= min(kept)]
+        metadata = {"past": " ".join(map(str, past)), "order": "\n".join(tensors)}
         copies = {  # apart from each other, as safetensors wants them
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
@@ -113,17 +125,25 @@ class ClientStore:
         partial = path.with_name(f".{path.name}.partial")
         save_file(copies, partial, metadata)
         partial.replace(path)
-        for version in {*rounds} - {round, *earlier[-1:]}:
+        for version in {*rounds} - kept:
             self._path(client, version).unlink()
 
-    def _check_first(self, client: int, rounds: list[int], before_round: int) -> None:
-        """Raise ConfigError if the client had a state before the round, which is gone."""
-        first = _read(self._path(client, min(rounds)), False)[1]
-        if first < before_round:
+    def _newest(self, client: int, rounds: list[int], before_round: int) -> int | None:
+        """Return the client's newest version before a round, None if there never was one.
+
+        Raises:
+            ConfigError: it has been removed.
+        """
+        later = [version for version in rounds if version >= before_round]
+        past = _read(self._path(client, min(later)), False)[1] if later else []
+        earlier = [version for version in {*rounds, *past} if version < before_round]
+        if earlier and max(earlier) not in rounds:
             raise ConfigError(
                 f"{self.folder} no longer holds the state that client {client} had before round "
-                f"{before_round + 1}, only the two newest: resume from a later checkpoint"
+                f"{before_round + 1}, only those that the newest checkpoints need: resume from a "
+                "later checkpoint"
             )
+        return max(earlier, default=None)
 
     def _shards(self) -> Iterator[Path]:
         yield from sorted(path for path in self.folder.iterdir() if path.name.isdigit())
@@ -145,19 +165,19 @@ def open_store(
     Raises:
         ConfigError: as from `resume`, or the folder cannot be written to.
     """
+    store = None
     if trainer.is_global_zero:
         try:
-            if run is None:
-                run = ClientStore.start(folder).run
-            else:
-                ClientStore(folder / run).resume(round)
+            store = ClientStore.start(folder) if run is None else ClientStore(folder / run)
+            if run is not None:
+                store.resume(round)
         except OSError as error:
             raise ConfigError(
                 f"cannot write to {folder} ({error.strerror}): change "
                 f"{type(callback).__name__}'s dirpath or trainer.default_root_dir"
             ) from None
-    name: str = trainer.strategy.broadcast(run)
-    return ClientStore(folder / name)
+    name = trainer.strategy.broadcast(store.run if store else "")
+    return store or ClientStore(folder / name)
 
 
 def _versions(shard: Path, client: int | None = None) -> dict[int, list[int]]:
@@ -169,13 +189,14 @@ def _versions(shard: Path, client: int | None = None) -> dict[int, list[int]]:
     return versions
 
 
-def _read(path: Path, values: bool = True) -> tuple[dict[str, Tensor], int]:
-    """Return a file's tensors in the order in which they were given, and the first round."""
+def _read(path: Path, values: bool = True) -> tuple[dict[str, Tensor], list[int]]:
+    """Return a file's tensors in the order in which they were given, and the rounds before it."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             names = metadata["order"].split("\n") if values and metadata["order"] else []
-            return {name: file.get_tensor(name) for name in names}, int(metadata["first"])
+            past = [int(round) for round in metadata["past"].split()]
+            return {name: file.get_tensor(name) for name in names}, past
     except (SafetensorError, KeyError, OSError) as error:
         raise ConfigError(
             f"{path} is no whole state of a client ({error}): resume from an older checkpoint, or "

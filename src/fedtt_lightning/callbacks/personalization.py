@@ -127,6 +127,12 @@ class Personalization(Callback):
         loop = find_federation(trainer).loop
         return self._store.load(client, before_round, loop.schema.select(loop.private))
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._store is not None:
+            self._store.note_checkpoint(self._round, find_federation(trainer).loop.is_open)
+
     def state_dict(self) -> dict[str, Any]:
         return {"run": self._run, "round": self._round}
 

@@ -170,6 +170,12 @@ class Scaffold(Callback):
             communication.count_download(downloads * size)
             communication.count_upload(uploads * size)
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._store is not None:
+            self._store.note_checkpoint(self._round, find_federation(trainer).loop.is_open)
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "run": self._run,
