@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, StepLR
 
@@ -15,6 +14,7 @@ from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
 from fedtt_lightning.data import BySize
 from fedtt_lightning.federation import FedAvg, UniformSampler
 from plain_federation import PlainFederation
+from quiet_trainer import quiet_trainer
 from toy import ToyData, ToyModule, toy_data
 
 
@@ -84,18 +84,13 @@ def test_equals_plain_pytorch(options: dict[str, Any], dtype: torch.dtype, tmp_p
     ]
     if "frozen" in options:
         callbacks.append(FactorFreezing())
-    trainer = Trainer(
-        max_epochs=options["rounds"],
-        callbacks=callbacks,
+    trainer = quiet_trainer(
+        tmp_path,
+        options["rounds"],
+        callbacks,
         accumulate_grad_batches=options.get("accumulate", 1),
         gradient_clip_val=options.get("clip"),
         precision="64-true" if dtype == torch.float64 else "32-true",
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from peft import get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -17,6 +16,7 @@ from transformers import BertConfig, BertModel
 from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds, TTAdapterConfig
 from fedtt_lightning.data import LabelShares
 from plain_federation import PlainFederation
+from quiet_trainer import quiet_trainer
 from toy import ToyData, ToyModule
 
 
@@ -66,17 +66,11 @@ def test_equals_plain_pytorch(plus: bool, tmp_path: Path) -> None:
     module = module.double()
     reference = copy.deepcopy(module.net)
     data = FederatedDataModule(Texts(), clients=3, partition=LabelShares(level="severe"))
-    trainer = Trainer(
-        max_epochs=3,
-        callbacks=[FederatedRounds(seed=5, local_epochs=2), *([FactorFreezing()] if plus else [])],
+    trainer = quiet_trainer(
+        tmp_path,
+        3,
+        [FederatedRounds(seed=5, local_epochs=2), *([FactorFreezing()] if plus else [])],
         gradient_clip_val=0.5,
-        precision="64-true",
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
 

@@ -11,7 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel
@@ -26,6 +26,7 @@ from fedtt_lightning import (
 from fedtt_lightning.data import LabelShares
 from fedtt_lightning.federation import AdaptiveFactor, FFALoRA, FreezingSchedule, RoLoRA
 from plain_federation import PlainFederation
+from quiet_trainer import quiet_trainer
 
 ROUNDS = 3
 LORA = peft.LoraConfig(r=2, lora_dropout=0.1)
@@ -126,16 +127,10 @@ def test_equals_plain_pytorch(bert: str, case: Any, tmp_path: Path) -> None:
     module = SequenceClassifier(bert, lr=0.02, weight_decay=0.1, **options).double()
     plain_model = copy.deepcopy(module.model)
     data = FederatedDataModule(Texts(), clients=3, partition=LabelShares(level="severe"))
-    trainer = Trainer(
-        max_epochs=ROUNDS,
-        callbacks=[FederatedRounds(seed=5), *([FactorFreezing(schedule)] if schedule else [])],
-        precision="64-true",
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    trainer = quiet_trainer(
+        tmp_path,
+        ROUNDS,
+        [FederatedRounds(seed=5), *([FactorFreezing(schedule)] if schedule else [])],
     )
     trainer.fit(module, datamodule=data)
 

@@ -20,6 +20,7 @@ from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import UniformSampler
 from plain_federation import PlainFederation
 from plain_visits import seed_batch, windows
+from quiet_trainer import quiet_trainer
 from toy import ToyData, ToyModule, toy_data
 from toy_run import At, make_run, outcome
 
@@ -66,18 +67,12 @@ def federated(folder: Path, options: dict[str, Any], *extra: Callback) -> dict[s
     module = ToyModule(options["configure"]).double()
     data = FederatedDataModule(ToyData(), clients=4, partition=BySize([1, 2, 3, 5]))
     rounds = FederatedRounds(UniformSampler(3), local_epochs=options["local_epochs"], seed=11)
-    trainer = Trainer(
-        max_epochs=ROUNDS,
-        callbacks=[rounds, *extra],
+    trainer = quiet_trainer(
+        folder,
+        ROUNDS,
+        [rounds, *extra],
         accumulate_grad_batches=options.get("accumulate", 1),
         gradient_clip_val=options.get("clip"),
-        precision="64-true",
-        default_root_dir=folder,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
     return {n: p.detach().clone() for n, p in module.net.named_parameters() if p.requires_grad}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
@@ -17,6 +17,7 @@ from fedtt_lightning.data import BySize
 from fedtt_lightning.federation import UniformSampler
 from plain_federation import PlainFederation
 from plain_visits import seed_batch, windows
+from quiet_trainer import quiet_trainer
 from toy import ToyData, ToyModule, toy_data
 from toy_run import clients_files
 
@@ -129,18 +130,12 @@ def test_equals_plain_pytorch(options: dict[str, Any], tmp_path: Path) -> None:
     rounds = FederatedRounds(
         UniformSampler(3), local_epochs=options["local_epochs"], weighting="equal", seed=11
     )
-    trainer = Trainer(
-        max_epochs=ROUNDS,
-        callbacks=[rounds, *others],
+    trainer = quiet_trainer(
+        tmp_path,
+        ROUNDS,
+        [rounds, *others],
         accumulate_grad_batches=options.get("accumulate", 1),
         gradient_clip_val=options.get("clip"),
-        precision="64-true",
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
 
