@@ -237,7 +237,8 @@ def test_a_second_run_begins_with_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["haed"], "'haed' in Personalization's names matches no trainable parameter; they are"),
+        (["haed"], "'haed' in Personalization's names matches no .*; did you mean 'head'?"),
+        (["xyz"], "no trainable parameter; parts of their names are .*core_1"),
         (["net"], "match every trainable parameter: nothing is left to federate"),
         (["core", "bias", "head"], "match every trainable parameter"),
     ],

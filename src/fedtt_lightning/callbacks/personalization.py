@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,9 @@ class Personalization(Callback):
         for pattern in self.names:
             found = {name for name in names if re.search(pattern, name)}
             if not found:
-                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
                 raise ConfigError(
-                    f"{pattern!r} in Personalization's names matches no trainable parameter; they "
-                    f"are {', '.join(names[-_SHOWN:])}{more}"
+                    f"{pattern!r} in Personalization's names matches no trainable parameter"
+                    f"{_near(pattern, names)}"
                 )
             private |= found
         if len(private) == len(names):
@@ -138,6 +139,15 @@ class Personalization(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._run, self._round = state_dict["run"], state_dict["round"]
+
+
+def _near(pattern: str, names: Sequence[str]) -> str:
+    """Return the part of a name that is nearest to a pattern, or the names' rarest parts."""
+    parts = Counter(part for name in names for part in name.split("."))
+    if close := get_close_matches(pattern, parts, n=1, cutoff=0.5):
+        return f"; did you mean {close[0]!r}?"
+    rarest = sorted((part for part in parts if not part.isdigit()), key=lambda part: parts[part])
+    return f"; parts of their names are {', '.join(rarest[:_SHOWN])}"
 
 
 def find_personalization(trainer: Trainer) -> Personalization | None:
