@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from fedtt_lightning.errors import ConfigError, FederationError
+from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import (
     AdapterState,
     CoordinateMedian,
@@ -126,14 +126,4 @@ def test_too_few_clients(tmp_path: Path) -> None:
     trainer, module, data, _ = make_run(tmp_path)
     trainer.callbacks[0].aggregation = Krum(1)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"needs 2·1 \+ 3 = 5 updates, not 3"):
-        trainer.fit(module, datamodule=data)
-
-    class Lost(Callback):
-        def on_client_update(self, trainer: Any, module: Any, visit: Any, update: Any) -> Any:
-            spoilt = {key: buffer * float("nan") for key, buffer in update.buffers.items()}
-            return AdapterState(update.schema, spoilt) if visit.client == 3 else None
-
-    trainer, module, data, _ = make_run(tmp_path, Lost())
-    trainer.callbacks[0].aggregation = CoordinateMedian()  # type: ignore[attr-defined]
-    with pytest.raises(FederationError, match=r"has 2 usable updates, too few.*min_clients"):
         trainer.fit(module, datamodule=data)

@@ -13,6 +13,7 @@ from fedtt_lightning.callbacks.lightning_private import mark_round_unfinished
 from fedtt_lightning.callbacks.round_loss import RoundLoss
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import FederatedLoop
+from fedtt_lightning.federation.loop_state import check_same_run
 
 
 def save_run(loop: FederatedLoop, loss: RoundLoss) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def load_run(state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss) -> Non
     Raises:
         ConfigError: the checkpoint is of another model, method, schedule or experiment.
     """
+    check_same_run(state["loop"], loop.schema, loop.planner.experiment)
     for key, ours in _settings(loop).items():
         if (theirs := state["settings"].get(key)) != ours:
             raise ConfigError(
