@@ -28,7 +28,7 @@ TUNING_SPLIT = "mild"  # between the two others
 SEEDS = (0, 1, 2)
 CLIENTS = (10, 3, 50)
 COHORT = 10
-ROUNDS = 10
+VISITS = 10  # of each client, on average: as many rounds, or more where only a cohort takes part
 BATCHES = ("--data.max_length", "32", "--data.batch_size", "16")
 GLUE = ("--data", "fedtt_lightning.data.GlueData", *BATCHES, "--data.data_dir", "{data}/glue")
 LINES = ("--data", "fedtt_lightning.data.LabelledText", *BATCHES, "--data.encoding", "latin-1")
@@ -77,11 +77,12 @@ def cell(
     name = f"{kind}/{dataset}/{clients}/{method}/{split}/lr={lr}/seed={seed}"
     configs, options = METHODS[method]
     cohort = min(clients, COHORT)
+    rounds = str(VISITS * clients // cohort)
     common = (
         "--data.clients", str(clients), "--data.holdout", str(holdout),
         "--federation.sampler", "fedtt_lightning.federation.UniformSampler",
         "--federation.sampler.clients_per_round", str(cohort),
-        "--trainer.max_epochs", str(ROUNDS), "--trainer.check_val_every_n_epoch", str(ROUNDS),
+        "--trainer.max_epochs", rounds, "--trainer.check_val_every_n_epoch", rounds,
         "--model.lr", lr, "--seed_everything", str(seed),
     )  # fmt: skip
     model = ("--model", "fedtt_lightning.SequenceClassifier")
