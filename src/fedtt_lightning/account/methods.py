@@ -20,7 +20,7 @@ from transformers import (
 from fedtt_lightning.account.families import FAMILIES, is_decoder
 from fedtt_lightning.adapters import TTAdapterConfig
 from fedtt_lightning.federation import (
-    AdapterState,
+    AdapterSchema,
     FFALoRA,
     FreezingSchedule,
     RoLoRA,
@@ -98,12 +98,12 @@ def lora_tensors(model: nn.Module, r: int, task: TaskType) -> dict[str, Tensor]:
 
 def message_size(tensors: Mapping[str, Tensor], dtype: torch.dtype, head: bool = True) -> int:
     """Return the bytes of one message with these tensors' shapes, with or without a task head."""
-    values = {
-        name: torch.zeros(tensor.shape, dtype=dtype)
+    shapes = {
+        name: torch.empty(tensor.shape, dtype=dtype, device="meta")
         for name, tensor in tensors.items()
         if head or part_of(name) != "head"
     }
-    return len(AdapterState.capture(values).to_bytes())
+    return AdapterSchema.of(shapes).message_nbytes
 
 
 def part_of(name: str) -> str:
