@@ -15,8 +15,9 @@ from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 class AggregationRule(ABC):
     """Takes the updates of a round one by one and gives the update of the global adapter.
 
-    `count` is the number of updates since `reset`. A rule holds a round's state only between
-    `reset` and `result`, all of it in `state_dict`, so that a run can stop anywhere.
+    `count` is the number of updates since `open` or `reset`. A rule holds a round's state only
+    between `open` and `result`, and perhaps what it learns over rounds; all of it is in
+    `state_dict`, so that a run can stop anywhere.
     `replaces_factors` tells that its result is a new factorization, in whose entries the steps of a
     server optimizer would mean nothing. `companion` names the callback class that a rule needs.
     """
@@ -44,9 +45,13 @@ class AggregationRule(ABC):
         """Tell why the rule cannot work with so many updates, or None if it can."""
         return None
 
+    def open(self, round: int) -> None:
+        """Begin a round (0-based); rules that draw random numbers key them by it."""
+        self.reset()
+
     @abstractmethod
     def reset(self) -> None:
-        """Begin a round."""
+        """Forget the updates of a round."""
 
     @abstractmethod
     def add(self, client: int, start: AdapterState, update: AdapterState, weight: float) -> None:
@@ -65,6 +70,18 @@ class AggregationRule(ABC):
         Raises:
             FederationError: the round has too few updates for the rule.
         """
+
+    def empty(self, schema: AdapterSchema) -> AdapterState | None:
+        """Return what a round without a single client does to the adapter, None for nothing.
+
+        Args:
+            schema: the tensors that would have travelled.
+        """
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        """Return the rule's own numbers of the round that was closed last, by metric name."""
+        return {}
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
