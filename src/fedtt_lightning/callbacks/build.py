@@ -15,6 +15,7 @@ from fedtt_lightning.callbacks.parts import (
     freezing_schedule,
     private_names,
     trainable_parameters,
+    with_hook,
 )
 from fedtt_lightning.data.round_loader import batches_per_epoch
 from fedtt_lightning.errors import ConfigError
@@ -33,13 +34,18 @@ if TYPE_CHECKING:
 _ROUNDS_CHECKED = 32  # more than the period of any schedule here
 
 
-def make_planner(settings: FederatedRounds, trainer: Trainer) -> RoundPlanner:
+def make_planner(
+    settings: FederatedRounds, trainer: Trainer, module: LightningModule
+) -> RoundPlanner:
     """Divide the data among the clients and return the planner of their rounds.
+
+    Other callbacks may return another planner from their `on_plan(trainer, module, planner)`.
 
     Raises:
         ConfigError: rounds cannot be planned.
     """
     data = client_data(trainer)
+    data.poisson = None  # of an earlier fit
     seed = settings.seed
     experiment = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
     data.federate(experiment)
@@ -60,6 +66,8 @@ def make_planner(settings: FederatedRounds, trainer: Trainer) -> RoundPlanner:
     )
     rounds = trainer.max_epochs
     planner.check(rounds if rounds is not None and rounds >= 0 else None)
+    for callback in with_hook(trainer, "on_plan"):
+        planner = callback.on_plan(trainer, module, planner) or planner
     return planner
 
 
@@ -157,7 +165,7 @@ def make_loop(
         parameters,
         deepcopy(freezing_schedule(trainer)),
         deepcopy(settings.server),
-        settings.aggregation,
+        deepcopy(settings.aggregation),
         settings.weighting,
         settings.below_min_clients,
         private_names(trainer, tuple(parameters)),

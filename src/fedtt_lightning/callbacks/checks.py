@@ -18,7 +18,11 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.nn.modules.batchnorm import _NormBase
 
 from fedtt_lightning.callbacks.lightning_private import saves_inside_rounds
-from fedtt_lightning.callbacks.parts import freezing_schedules, trainable_parameters
+from fedtt_lightning.callbacks.parts import (
+    freezing_schedules,
+    trainable_parameters,
+    with_hook,
+)
 from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import FreezingSchedule
@@ -32,6 +36,8 @@ def check_fit(trainer: Trainer, module: LightningModule) -> None:
         *_trainer(trainer),
         *_callbacks(trainer),
     ]
+    for callback in with_hook(trainer, "federation_problems"):
+        problems += callback.federation_problems(trainer, module)
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -38,10 +38,18 @@ class FedProx(Callback):
         if not (self.mu >= 0 and isfinite(self.mu)):
             raise ConfigError(f"FedProx's mu is {self.mu}, but must be a number >= 0")
 
-    @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
+        if not hasattr(optimizer, "noise_multiplier"):  # or else on_private_gradient
+            self._pull(trainer, optimizer)
+
+    def on_private_gradient(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the term to gradients that have their noise: it depends on no example."""
+        self._pull(trainer, trainer.optimizers[0])
+
+    @torch.no_grad()
+    def _pull(self, trainer: Trainer, optimizer: Optimizer) -> None:
         if self.mu == 0:
             return
         loop = find_federation(trainer).loop

@@ -63,8 +63,9 @@ class FederatedRounds(Callback):
     `trainer.estimated_stepping_batches` counts the whole run.
 
     Other callbacks may define `private_names(names)` (which tensors stay with each client),
-    `on_round_start(trainer, module, plan)`,
-    `on_client_start(trainer, module, visit, resumed)`,
+    `federation_problems(trainer, module)` (lines on what they cannot work with),
+    `on_plan(trainer, module, planner)` (may return a new planner),
+    `on_round_start(trainer, module, plan)`, `on_client_start(trainer, module, visit, resumed)`,
     `on_client_update(trainer, module, visit, update)` (may return a new update),
     `on_client_end(trainer, module, visit)`, `on_aggregate(trainer, module, old, new)` and
     `on_round_end(trainer, module, plan)`, which also a skipped round calls.
@@ -140,7 +141,7 @@ class FederatedRounds(Callback):
         self._loop = self._saved = None  # of an earlier fit
         self._metrics = {}
         check_fit(trainer, pl_module)
-        self._planner = make_planner(self, trainer)
+        self._planner = make_planner(self, trainer, pl_module)
         if not any(is_overridden(hook, pl_module) for hook in ("setup", "configure_model")):
             check_federation(self, self._planner, trainer, pl_module)  # or else in on_fit_start
         client_data(trainer).plan = lambda: self._plan(trainer.current_epoch)

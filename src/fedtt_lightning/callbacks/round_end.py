@@ -49,6 +49,9 @@ def skip_round(federation: FederatedRounds, trainer: Trainer, module: LightningM
     if loop.round != round:  # else the run goes on from a checkpoint written in this very hook
         federation.loss = RoundLoss()
         call_hook(trainer, "on_round_start", module, loop.open_round(round))
+        old = loop.adapter.clone()
+        if (new := loop.close_empty()) is not None:
+            call_hook(trainer, "on_aggregate", module, old, new)
         log_round_end(federation, trainer, module, 0)
     validate_empty_epoch(trainer)
 
@@ -68,6 +71,7 @@ def log_round_end(
         values["fed/clients_late"] = len(loop.plan.late)
     if (loss := federation.loss.mean()) is not None:
         values["fed/train_loss"] = float(trainer.strategy.reduce(loss, reduce_op="mean"))
+    values |= loop.aggregation.metrics()
     for name, value in values.items():
         federation.log_round(module, name, value)
     call_hook(trainer, "on_round_end", module, loop.plan)

@@ -74,6 +74,8 @@ class RoundReport(Callback):
         evaluation = _evaluation(trainer)
         if evaluation is not None and evaluation.round == trainer.current_epoch:
             parts += [f"{k} {v:.3f}" for k, v in client_scores(metrics).items()]
+        if "dp/epsilon_max" in metrics:
+            parts.append(f"ε {float(metrics['dp/epsilon_max']):.2f}")
         comm = _communication(trainer)
         for label, now, total in (
             ("up", comm.uploaded, comm.uploaded_total),
@@ -84,6 +86,7 @@ class RoundReport(Callback):
             (loop.plan.dropped, "dropped"),
             (loop.plan.late, "late"),
             (loop.rejected, "left out for NaN or Inf"),
+            (loop.plan.exhausted, "without privacy budget"),
         ):
             if clients:
                 parts.append(f"{len(clients)} {what}")

@@ -58,6 +58,9 @@ def _settings(loop: FederatedLoop) -> dict[str, str]:
         "data.clients, data.partition and data.client_holdout": (
             f"{len(loop.planner.sizes)} clients and partition {loop.planner.partition}"
         ),
+        "privacy (LocalDP, CentralDP and what the noise was calibrated for)": (
+            f"privacy {loop.planner.privacy}"
+        ),
         "private tensors": ", ".join(sorted(loop.private)) or "none",
     }
 

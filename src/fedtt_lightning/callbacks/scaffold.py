@@ -11,14 +11,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fedtt_lightning.callbacks.build import make_planner
 from fedtt_lightning.callbacks.client_store import ClientStore, open_store
 from fedtt_lightning.callbacks.communication import find_communication
 from fedtt_lightning.callbacks.fed_prox import FedProx
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds, find_federation
-from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.federation import FederatedLoop, RoundPlan, Visit
+from fedtt_lightning.federation import FederatedLoop, RoundPlan, RoundPlanner, Visit
 
 Values = dict[str, Tensor]
 
@@ -71,6 +69,23 @@ class Scaffold(Callback):
             self._forget()  # not the run of an earlier fit
         self._store = None
         _check(federation, trainer, self)
+
+    def on_plan(self, trainer: Trainer, pl_module: LightningModule, planner: RoundPlanner) -> None:
+        """Raise ConfigError if no client ever comes back to use its control variate."""
+        rounds = trainer.max_epochs
+        if rounds is None or rounds < 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        seen: set[int] = set()
+        for round in range(rounds):
+            clients = {visit.client for visit in planner.plan(round).visits}
+            if seen & clients:
+                return
+            seen |= clients
+        raise ConfigError(
+            f"federation.sampler brings no client back within trainer.max_epochs={rounds} rounds, "
+            "so none would ever use its control variate: choose more clients a round or more "
+            "rounds, or use FedProx, which needs no memory, in place of Scaffold"
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with no client's control variate, or go on with those of the checkpoint's run."""
@@ -211,20 +226,3 @@ def _check(federation: FederatedRounds, trainer: Trainer, scaffold: Scaffold) ->
             "trainer.callbacks names FedProx before Scaffold, whose control variates would take "
             "its pull for a part of the clients' gradients: name it after"
         )
-    rounds, data = trainer.max_epochs, trainer.datamodule  # type: ignore[attr-defined]
-    if rounds is None or rounds < 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return
-    if not isinstance(data, ClientDataModule):
-        return  # of which FederatedRounds says more
-    planner = make_planner(federation, trainer)
-    seen: set[int] = set()
-    for round in range(rounds):
-        clients = {visit.client for visit in planner.plan(round).visits}
-        if seen & clients:
-            return
-        seen |= clients
-    raise ConfigError(
-        f"federation.sampler brings no client back within trainer.max_epochs={rounds} rounds, so "
-        "none would ever use its control variate: choose more clients a round or more rounds, or "
-        "use FedProx, which needs no memory, in place of Scaffold"
-    )

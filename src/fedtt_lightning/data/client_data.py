@@ -18,7 +18,7 @@ from fedtt_lightning.federation.seeds import generator_for
 
 if TYPE_CHECKING:
     from fedtt_lightning.data.round_loader import RoundLoader
-    from fedtt_lightning.federation import RoundPlan
+    from fedtt_lightning.federation import PoissonBatches, RoundPlan
 
 _READ_FOR_THE_TABLE = 10_000
 
@@ -50,8 +50,8 @@ class ClientDataModule(LightningDataModule):
 
     A subclass sets `train_data` (map-style: `len`, `[i]`) and `loader` in `setup("fit")`; the
     FederatedRounds callback then calls `federate` and sets `plan`, and Lightning gets a
-    `RoundLoader` over the round's client visits. Validation, test and predict loaders are ordinary
-    and global.
+    `RoundLoader` over the round's client visits; with local differential privacy `poisson` is set
+    too, and draws their batches. Validation, test and predict loaders are ordinary and global.
 
     `clients=None` lets the partition tell how many there are (ByColumn, FlwrPartitioner);
     `partition=None` is `IID()`. `client_holdout`, from 0 to below 1, is the share of each client's
@@ -80,6 +80,7 @@ class ClientDataModule(LightningDataModule):
         self.requested_clients = clients
         self.partition = IID() if partition is None else partition
         self.plan: Callable[[], RoundPlan] | None = None
+        self.poisson: PoissonBatches | None = None
         self._federated_with: tuple[Any, int] | None = None
         self._labels: tuple[Any, np.ndarray | None] | None = None
 
@@ -152,7 +153,13 @@ class ClientDataModule(LightningDataModule):
         rank = self.trainer.global_rank if self.trainer is not None else 0
         world_size = self.trainer.world_size if self.trainer is not None else 1
         return RoundLoader(
-            self.train_data, self.clients, self.plan(), self.loader, rank, world_size
+            self.train_data,
+            self.clients,
+            self.plan(),
+            self.loader,
+            rank,
+            world_size,
+            self.poisson,
         )
 
 

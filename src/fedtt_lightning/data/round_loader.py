@@ -14,6 +14,7 @@ from fedtt_lightning.federation.seeds import generator_for, seed_all
 if TYPE_CHECKING:
     from fedtt_lightning.data.client_data import LoaderOptions
     from fedtt_lightning.data.partition import Partition
+    from fedtt_lightning.federation.poisson import PoissonBatches
 
 
 def batches_per_epoch(examples: int, options: LoaderOptions, world_size: int = 1) -> int:
@@ -31,11 +32,16 @@ class RoundLoader:
     With several processes each takes its share of every batch of `batch_size * world_size`,
     whose examples repeat where it does not divide.
 
+    With `poisson`, a batch holds whatever is drawn for it. One for which nothing is drawn holds the
+    client's first example as a stand-in, since models cannot take an empty batch; whoever trains
+    must not let it count.
+
     Args:
         dataset: examples of all clients.
         clients: each client's indices into `dataset`.
         plan: the round's visits, and how many of their batches are already trained.
         options: batch size, collate function, workers.
+        poisson: draws the batches, in place of shuffled passes; with one process only.
     """
 
     def __init__(
@@ -46,8 +52,10 @@ class RoundLoader:
         options: LoaderOptions,
         rank: int = 0,
         world_size: int = 1,
+        poisson: PoissonBatches | None = None,
     ) -> None:
         self.plan = plan
+        self._poisson = poisson
         self._clients = clients
         self._options = options
         self._rank = rank
@@ -80,9 +88,18 @@ class RoundLoader:
         for visit in self.plan.visits:
             skip = max(self.plan.start - visit.first_batch, 0)
             if skip < visit.num_batches:
-                yield from self._visit_batches(visit, skip)
+                batches = self._shuffled if self._poisson is None else self._drawn
+                yield from batches(visit, skip)
 
-    def _visit_batches(self, visit: Visit, skip: int) -> Iterator[_Reading]:
+    def _drawn(self, visit: Visit, skip: int) -> Iterator[_Reading]:
+        assert self._poisson is not None
+        indices = self._clients[visit.client]
+        for step in range(skip, visit.num_batches):
+            drawn = indices[self._poisson.draw(visit, step)]
+            chunk = drawn if len(drawn) else indices[:1]
+            yield _Reading(chunk.tolist(), visit.seed_at(step, "read 0"))
+
+    def _shuffled(self, visit: Visit, skip: int) -> Iterator[_Reading]:
         size = self._options.batch_size * self._world_size
         order: np.ndarray = np.empty(0, dtype=np.int64)
         epoch_of_order = -1

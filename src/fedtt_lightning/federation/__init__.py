@@ -11,6 +11,8 @@ from fedtt_lightning.federation.aggregation import (
     Krum,
     MultiKrum,
     NormBoundedMean,
+    PrivateMean,
+    SecureMean,
     TrimmedMean,
     TTRounding,
     WeightedMean,
@@ -23,10 +25,12 @@ from fedtt_lightning.federation.factor_schedules import (
     RotatingFactor,
 )
 from fedtt_lightning.federation.failures import ClientFailures
+from fedtt_lightning.federation.fixed_point import FixedPointCodec
 from fedtt_lightning.federation.freezing import FreezingSchedule, TrainAll
 from fedtt_lightning.federation.loop import FederatedLoop, Weighting
 from fedtt_lightning.federation.lora_schedules import FFALoRA, LoRASchedule, RoLoRA
 from fedtt_lightning.federation.plan import RoundPlan, RoundPlanner, Visit
+from fedtt_lightning.federation.poisson import PoissonBatches
 from fedtt_lightning.federation.ranks import ClientRanks, RankColumn, RankList, RankShares
 from fedtt_lightning.federation.sampling import (
     ClientSampler,
@@ -36,6 +40,7 @@ from fedtt_lightning.federation.sampling import (
     UniformSampler,
 )
 from fedtt_lightning.federation.sampling_trace import TraceSampler
+from fedtt_lightning.federation.secure_sum import ModularSum, SecureSum
 from fedtt_lightning.federation.seeds import generator_for, seed_all, seed_for
 from fedtt_lightning.federation.server import FedAvg, ServerOptimizer
 from fedtt_lightning.federation.server_optimizers import (
@@ -66,15 +71,19 @@ __all__ = [
     "FedYogi",
     "FederatedLoop",
     "FixedFactor",
+    "FixedPointCodec",
     "FixedSampler",
     "FlexLoRA",
     "FreezingSchedule",
     "HetLoRA",
     "Krum",
     "LoRASchedule",
+    "ModularSum",
     "MultiKrum",
     "NormBoundedMean",
+    "PoissonBatches",
     "PoissonSampler",
+    "PrivateMean",
     "RandomFactor",
     "RankColumn",
     "RankList",
@@ -83,6 +92,8 @@ __all__ = [
     "RotatingFactor",
     "RoundPlan",
     "RoundPlanner",
+    "SecureMean",
+    "SecureSum",
     "ServerOptimizer",
     "SizeWeightedSampler",
     "TTRounding",

@@ -9,11 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtt_lightning.errors import ConfigError, FederationError
+from fedtt_lightning.errors import FederationError
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 from fedtt_lightning.federation.aggregation import AggregationRule, WeightedMean
 from fedtt_lightning.federation.freezing import FreezingSchedule, TrainAll
-from fedtt_lightning.federation.loop_state import check_same_run, to_device, too_few_updates
+from fedtt_lightning.federation.loop_state import (
+    check_frozen,
+    check_same_run,
+    check_visits,
+    no_usable_update,
+    to_device,
+    too_few_updates,
+    visit_rows,
+)
 from fedtt_lightning.federation.plan import RoundPlan, RoundPlanner, Visit
 from fedtt_lightning.federation.server import FedAvg, ServerOptimizer
 
@@ -131,7 +139,7 @@ class FederatedLoop:
         self.is_open, self.position = not self.plan.skipped, 0
         self.rejected = []
         self.trained = self.schedule.trained(self.schema.names, round, self.planner.experiment)
-        self.aggregation.reset()
+        self.aggregation.open(round)
         if self.plan.skipped:
             self._too_few(self.plan, len(self.plan.unused))
         elif not self.travelling.specs:
@@ -182,12 +190,7 @@ class FederatedLoop:
         Raises:
             FederationError: a tensor that was frozen in this round has moved.
         """
-        for name, old in self.start.tensors().items():
-            if name not in self.trained and not torch.equal(old, self.tensors[name]):
-                raise FederationError(
-                    f"{name} is frozen in round {self.round + 1} but was changed during training: "
-                    "something other than the optimizer writes to it"
-                )
+        check_frozen(self.start, self.tensors, self.trained, self.round)
         if self.private:
             self.private_state = AdapterState.capture(
                 self.tensors, self.schema.select(self.private)
@@ -221,16 +224,22 @@ class FederatedLoop:
         assert self.plan is not None
         self.is_open, count = False, self.aggregation.count
         if count == 0:
-            raise FederationError(
-                f"round {self.round + 1} has no usable update: those of clients "
-                f"{', '.join(map(str, self.rejected))} hold NaN or Inf. Lower the learning rate, "
-                "or look at these clients' data"
-            )
+            raise no_usable_update(self.round, self.rejected)
         if self.skipped:
             self._too_few(self.plan, count)
             self.aggregation.reset()
             return None
-        update = self.aggregation.result(self.adapter)
+        return self._step(self.aggregation.result(self.adapter))
+
+    def close_empty(self) -> AdapterState | None:
+        """Let the rule move the adapter in a round without anybody, as central privacy demands."""
+        assert self.plan is not None
+        if self.plan.unused or self.planner.all_retired(self.round):
+            return None
+        update = self.aggregation.empty(self.travelling)
+        return None if update is None else self._step(update)
+
+    def _step(self, update: AdapterState) -> AdapterState:
         new = self.server.step(self.adapter.select(update.schema), update)
         self.schedule.observe(self.round, update)
         new.copy_into(self.adapter.tensors())
@@ -250,7 +259,7 @@ class FederatedLoop:
         return {
             "experiment": self.planner.experiment,
             "schema": self.schema.rows(),
-            "visits": self._visits(),
+            "visits": visit_rows(self.plan),
             "round": self.round,
             "is_open": self.is_open,
             "position": self.position,
@@ -262,10 +271,6 @@ class FederatedLoop:
             "local": local,
             "start": self.start.buffers if inside and self.start is not self.adapter else None,
         }
-
-    def _visits(self) -> list[list[int]]:
-        visits = self.plan.visits if self.plan is not None else ()
-        return [[v.client, v.num_examples, v.num_batches] for v in visits]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`; the tensors get the client's weights if it was in a visit.
@@ -279,12 +284,7 @@ class FederatedLoop:
         self.schedule.load_state_dict(state["schedule"])
         round = state["round"]
         self.plan = None if round < 0 else self.planner.plan(round)
-        if state["is_open"] and state["visits"] != self._visits():
-            raise ConfigError(
-                f"the checkpoint lies inside round {round + 1}, whose visits are others here: "
-                "resume with the same data, data.clients, data.partition, data.batch_size and "
-                "federation keys"
-            )
+        check_visits(state, self.plan)
         self.is_open, self.position = state["is_open"], state["position"]
         if self.is_open:
             self.trained = self.schedule.trained(self.schema.names, round, self.planner.experiment)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, floor, log10
 
@@ -63,6 +63,7 @@ class RoundPlan:
         visits: clients that train and answer; none in a round that is skipped.
         dropped: clients that never answered.
         late: clients that answered after the deadline.
+        exhausted: clients that were chosen but have no privacy budget left.
         unused: clients that answered in time to a round that is skipped, being too few.
         needed: finite updates without which the round is skipped.
         start: batches of the round that are already trained, when a run goes on inside it.
@@ -75,6 +76,7 @@ class RoundPlan:
     unused: tuple[int, ...] = ()
     needed: int = 1
     start: int = 0
+    exhausted: tuple[int, ...] = ()
 
     @property
     def skipped(self) -> bool:
@@ -111,6 +113,8 @@ class RoundPlanner:
         min_clients: answers that a round needs to take place.
         max_batches: cap on a round's batches; later visits are cut.
         partition: a hash of which client holds what; a resumed run must have the same.
+        retired: the round (0-based) from which a client whose privacy budget ends is left out.
+        privacy: what the run's privacy rests on, in words; a resumed run must have the same.
     """
 
     experiment: int
@@ -124,6 +128,8 @@ class RoundPlanner:
     min_clients: int = 1
     max_batches: int | None = None
     partition: str = ""
+    retired: Mapping[int, int] = field(default_factory=dict)
+    privacy: str = "none"
 
     def check(self, rounds: int | None = None) -> None:
         """Raise ConfigError if rounds could not be planned; `rounds` is None for no limit."""
@@ -178,14 +184,24 @@ class RoundPlanner:
     def plan(self, round: int) -> RoundPlan:
         """Return the plan of a round (0-based)."""
         answers: dict[Outcome, list[int]] = {"done": [], "dropped": [], "late": []}
+        exhausted: list[int] = []
         for client in self.sampler.cohort(self.experiment, round, self.sizes):
-            answers[self._outcome(round, client)].append(client)
+            if self.retired.get(client, round + 1) <= round:
+                exhausted.append(client)
+            else:
+                answers[self._outcome(round, client)].append(client)
         dropped, late, done = (tuple(answers[key]) for key in ("dropped", "late", "done"))
+        plan = RoundPlan(round, (), dropped, late, exhausted=tuple(exhausted))
         if len(done) < self.min_clients:
-            return RoundPlan(round, (), dropped, late, done, self.min_clients)
+            return replace(plan, unused=done, needed=self.min_clients)
         visits = self._visits(round, done)
         needed = min(self.min_clients, len(visits))  # fewer visits only where `max_batches` cuts
-        return RoundPlan(round, visits, dropped, late, needed=needed)
+        return replace(plan, visits=visits, needed=needed)
+
+    def all_retired(self, round: int) -> bool:
+        """Tell whether no client has privacy budget left for a round."""
+        clients = range(len(self.sizes))
+        return all(self.retired.get(client, round + 1) <= round for client in clients)
 
     def _outcome(self, round: int, client: int) -> Outcome:
         if self.failures is None:
