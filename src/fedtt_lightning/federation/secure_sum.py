@@ -20,6 +20,9 @@ class SecureSum(ABC):
     and a protocol may refuse a sum over too few.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     @abstractmethod
     def open(self, round: int, bits: int) -> None:
         """Begin a round (0-based) whose integers are modulo 2^bits, at most 62 bits."""
@@ -53,9 +56,6 @@ class ModularSum(SecureSum):
 
     def __init__(self) -> None:
         self.open(0, 32)
-
-    def __repr__(self) -> str:
-        return "ModularSum()"
 
     def open(self, round: int, bits: int) -> None:
         self._bits = bits
