@@ -30,6 +30,7 @@ from fedtt_lightning.federation.freezing import FreezingSchedule, TrainAll
 from fedtt_lightning.federation.loop import FederatedLoop, Weighting
 from fedtt_lightning.federation.lora_schedules import FFALoRA, LoRASchedule, RoLoRA
 from fedtt_lightning.federation.plan import RoundPlan, RoundPlanner, Visit
+from fedtt_lightning.federation.poisson import PoissonBatches
 from fedtt_lightning.federation.ranks import ClientRanks, RankColumn, RankList, RankShares
 from fedtt_lightning.federation.sampling import (
     ClientSampler,
@@ -80,6 +81,7 @@ __all__ = [
     "ModularSum",
     "MultiKrum",
     "NormBoundedMean",
+    "PoissonBatches",
     "PoissonSampler",
     "PrivateMean",
     "RandomFactor",
