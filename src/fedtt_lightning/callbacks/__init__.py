@@ -8,6 +8,7 @@ from fedtt_lightning.callbacks.factor_freezing import FactorFreezing
 from fedtt_lightning.callbacks.fed_prox import FedProx
 from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+from fedtt_lightning.callbacks.local_dp import LocalDP
 from fedtt_lightning.callbacks.lora_merging import LoRAMerging
 from fedtt_lightning.callbacks.personalization import Personalization
 from fedtt_lightning.callbacks.prediction_file import PredictionFile
@@ -24,6 +25,7 @@ __all__ = [
     "FederatedCheckpoint",
     "FederatedRounds",
     "LoRAMerging",
+    "LocalDP",
     "Personalization",
     "PredictionFile",
     "RoundReport",

@@ -1,0 +1,131 @@
+"""What DP-SGD in clients cannot work with; each reason with the key to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from fedtt_lightning.callbacks.parts import trainable_parameters
+from fedtt_lightning.callbacks.scaffold import Scaffold
+from fedtt_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedtt_lightning.callbacks.local_dp import LocalDP
+
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+_SHOWN = 3
+
+
+def local_dp_problems(
+    settings: LocalDP, trainer: Trainer, module: LightningModule
+) -> Iterator[str]:
+    """Give a line for each setting, trainer option and module that breaks private training."""
+    yield from _settings(settings)
+    yield from _trainer(trainer)
+    yield from _module(module)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, Scaffold) for callback in callbacks):
+        yield (
+            "Scaffold in trainer.callbacks uploads control variates, means of raw gradients "
+            "without noise: remove it, or use FedProx, which local DP allows"
+        )
+    if sum(type(callback) is type(settings) for callback in callbacks) > 1:
+        yield "trainer.callbacks holds more than one LocalDP: leave one"
+
+
+def _settings(settings: LocalDP) -> Iterator[str]:
+    epsilon, noise = settings.epsilon, settings.noise_multiplier
+    if epsilon is None and noise is None:
+        yield "LocalDP has neither epsilon nor noise_multiplier: give one, or both"
+    if epsilon is not None and not (epsilon > 0 and isfinite(epsilon)):
+        yield f"LocalDP's epsilon is {epsilon}, but must be a number > 0"
+    if noise is not None and not (noise >= 0 and isfinite(noise)):
+        yield f"LocalDP's noise_multiplier is {noise}, but must be a number >= 0"
+    if noise == 0 and epsilon is not None:
+        yield "LocalDP's noise_multiplier 0 protects nothing: leave epsilon out, or raise it"
+    if not 0 < settings.delta < 1:
+        yield f"LocalDP's delta is {settings.delta}, but must lie between 0 and 1"
+    if not (settings.clip > 0 and isfinite(settings.clip)):
+        yield f"LocalDP's clip is {settings.clip}, but must be a number > 0"
+    if settings.accountant not in ("rdp", "prv", "gdp"):
+        yield f"LocalDP's accountant is {settings.accountant!r}, but must be rdp, prv or gdp"
+
+
+def _trainer(trainer: Trainer) -> Iterator[str]:
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        yield (
+            "trainer.max_epochs is not limited, but LocalDP accounts for the planned rounds: set "
+            "it to the number of rounds"
+        )
+    if trainer.gradient_clip_val:
+        yield (
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, which clips whole "
+            "batches after the noise: remove it; LocalDP's clip bounds each example's gradient"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        yield (
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but LocalDP "
+            "accounts for every batch: set it to 1 and data.batch_size to the batch of a step"
+        )
+    if trainer.precision not in _PRECISIONS:
+        yield (
+            f"trainer.precision is {trainer.precision}, which may leave out steps or round the "
+            f"noise: use one of {', '.join(_PRECISIONS)}"
+        )
+    if trainer.world_size > 1:
+        yield (
+            f"trainer.devices and num_nodes give {trainer.world_size} processes, but LocalDP draws "
+            "its batches in one: set both to 1"
+        )
+
+
+def _module(module: LightningModule) -> Iterator[str]:
+    names = {id(p): name for name, p in trainable_parameters(module).items()}
+    for path, part in module.named_modules():
+        own = [names[id(p)] for p in part.parameters(recurse=False) if id(p) in names]
+        if isinstance(part, _BatchNorm) and (own or part.training or not part.track_running_stats):
+            yield (
+                f"{path} is a {type(part).__name__}, in which one example changes the others: use "
+                "GroupNorm or LayerNorm, or put it into eval mode and freeze it"
+            )
+        elif own and isinstance(part, nn.Embedding) and "position" in path.lower():
+            yield (
+                f"{own[0]} trains, but position embeddings are shared by a batch and have no "
+                "gradient for each example: freeze them (model.trainable or model.peft)"
+            )
+        elif own and isinstance(part, (nn.ParameterList, nn.ParameterDict)):
+            more = f" and {len(own) - _SHOWN} more" if len(own) > _SHOWN else ""
+            yield (
+                f"{', '.join(own[:_SHOWN])}{more} lie in a {type(part).__name__}, whose entries "
+                "have no gradient for each example, as in (IA)3: choose another model.peft, or "
+                "register them on the module that uses them"
+            )
+        if getattr(part, "gradient_checkpointing", False):
+            yield (
+                f"{path or 'the module'} recomputes activations (gradient checkpointing), which "
+                "counts examples twice: turn it off"
+            )
+
+
+def check_optimizers(trainer: Trainer, module: LightningModule) -> Optimizer:
+    """Return the only optimizer; ConfigError if there are others, or it leaves tensors out."""
+    optimizers = trainer.optimizers
+    if len(optimizers) != 1:
+        raise ConfigError(
+            f"the module's configure_optimizers gives {len(optimizers)} optimizers, but LocalDP "
+            "needs exactly one: let one step all parameters"
+        )
+    steps = {id(p) for group in optimizers[0].param_groups for p in group["params"]}
+    missing = [name for name, p in trainable_parameters(module).items() if id(p) not in steps]
+    if missing:
+        raise ConfigError(
+            f"the module's configure_optimizers leaves out {missing[0]} and {len(missing) - 1} "
+            "others that require gradients: freeze them or hand them to the optimizer"
+        )
+    return optimizers[0]

@@ -1,0 +1,1 @@
+"""Differential privacy: per-example gradients, accounting and plans. Opacus is imported late."""

@@ -1,0 +1,90 @@
+"""What privacy a number of noisy steps costs, by opacus's accountants."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from math import inf, isfinite
+from typing import Literal
+
+from fedtt_lightning.errors import ConfigError
+
+Accountant = Literal["rdp", "prv", "gdp"]
+# (noise multiplier, sampling rate, steps) of steps that were taken one after another.
+History = tuple[tuple[float, float, int], ...]
+
+_TOLERANCE = 0.01  # in ε
+_LARGEST_NOISE = 1e6
+
+
+@lru_cache(maxsize=65536)
+def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
+    """Return the ε at `delta` of Poisson-subsampled Gaussian steps, from opacus's accountants.
+
+    0 without steps, infinity where a step has no noise. `rdp`: Rényi DP (Mironov, arXiv
+    1702.07476); `prv`: privacy loss random variables, its upper bound (Gopi et al., arXiv
+    2106.02848), tighter and slower; `gdp`: the central limit theorem of Gaussian DP (Bu et al.,
+    arXiv 1911.11607), which may underestimate.
+    """
+    history = tuple(entry for entry in history if entry[2] > 0)
+    if not history:
+        return 0.0
+    if any(noise == 0 for noise, _, _ in history):
+        return inf
+    from opacus.accountants import create_accountant  # which takes seconds
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="GDP accounting is experimental")
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        spent = create_accountant(accountant)
+        spent.history = list(history)
+        return float(spent.get_epsilon(delta))
+
+
+@lru_cache(maxsize=4096)
+def noise_for(
+    epsilon: float, delta: float, rate: float, steps: int, accountant: Accountant
+) -> float:
+    """Return the noise multiplier with which `steps` steps cost at most `epsilon`, less 0.01.
+
+    Raises:
+        ConfigError: none does.
+    """
+
+    def spent(noise: float) -> float:
+        return epsilon_of(((noise, rate, steps),), delta, accountant)
+
+    low, high = 0.0, 1.0
+    while not spent(high) <= epsilon:
+        low, high = high, 2 * high
+        if high > _LARGEST_NOISE:
+            raise ConfigError(
+                f"epsilon {epsilon:g} at delta {delta:g} is reached by no noise up to "
+                f"{_LARGEST_NOISE:g} over {steps} steps: raise epsilon or delta, or take fewer "
+                "rounds or local steps"
+            )
+    while epsilon - spent(high) > _TOLERANCE and high - low > 1e-4 * high:
+        middle = (low + high) / 2
+        if spent(middle) <= epsilon:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+@lru_cache(maxsize=4096)
+def steps_within(
+    epsilon: float, delta: float, noise: float, rate: float, accountant: Accountant, at_most: int
+) -> int:
+    """Return how many steps, `at_most` so many, cost no more than `epsilon`."""
+    fits: Callable[[int], bool] = lambda n: (
+        epsilon_of(((noise, rate, n),), delta, accountant) <= epsilon
+    )  # noqa: E731, E501
+    if not isfinite(epsilon) or fits(at_most):
+        return at_most
+    low, high = 0, at_most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,89 @@
+"""What local differential privacy costs each client of a planned run, found before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.federation import RoundPlanner
+from fedtt_lightning.privacy.accounting import Accountant, noise_for, steps_within
+from fedtt_lightning.privacy.participation import Participation, last_affordable
+
+
+@dataclass(frozen=True)
+class LocalBudget:
+    """What a user asks of DP-SGD; `epsilon` or `noise_multiplier`, or both."""
+
+    epsilon: float | None
+    delta: float
+    noise_multiplier: float | None
+    accountant: Accountant
+
+    def check_delta(self, planner: RoundPlanner) -> None:
+        """Raise ConfigError if δ allows to publish a whole example of the smallest client."""
+        clients = list(planner.sampler.candidates(planner.sizes))
+        sizes = planner.sizes[clients]
+        size = int(sizes.min())
+        if self.delta >= 1 / size:
+            client = clients[int(np.argmin(sizes))]
+            raise ConfigError(
+                f"LocalDP's delta is {self.delta}, but client {client} has {size} examples, and "
+                f"delta must be below 1/{size}: an algorithm that publishes one example of that "
+                "client as it is would fulfil it. Lower delta"
+            )
+
+    def noise(self, rate: float, steps: int) -> float:
+        """Return the noise multiplier for a client that takes `steps` steps in all."""
+        if self.noise_multiplier is not None:
+            return float(self.noise_multiplier)
+        assert self.epsilon is not None
+        return noise_for(self.epsilon, self.delta, rate, steps, self.accountant)
+
+    def affordable(self, rate: float, steps: int) -> int:
+        """Return how many of `steps` steps fit into the budget, if noise is given and limited."""
+        if self.epsilon is None or self.noise_multiplier is None:
+            return steps
+        return steps_within(
+            self.epsilon, self.delta, self.noise_multiplier, rate, self.accountant, steps
+        )
+
+
+@dataclass(frozen=True)
+class LocalPlan:
+    """Each participating client's noise multiplier, and from which round whom the budget stops."""
+
+    noise: dict[int, float]
+    retired: dict[int, int]
+
+
+def plan_local(
+    budget: LocalBudget,
+    planner: RoundPlanner,
+    visits: dict[int, Participation],
+    advance: Callable[[], object] = lambda: None,
+) -> LocalPlan:
+    """Calibrate every client's noise and find those whose budget ends before the run.
+
+    Args:
+        visits: each client's planned visits.
+        advance: called after each client.
+
+    Raises:
+        ConfigError: no noise reaches the target, or no client can afford its first visit.
+    """
+    noise, rates = {}, {}
+    for client, planned in visits.items():
+        rates[client] = 1 / planner.batches_per_epoch(int(planner.sizes[client]))
+        noise[client] = budget.noise(rates[client], sum(steps for _, steps in planned))
+        advance()
+    retired = last_affordable(visits, lambda client, n: budget.affordable(rates[client], n))
+    if retired and all(retired.get(c) == planned[0][0] for c, planned in visits.items()):
+        raise ConfigError(
+            f"LocalDP's noise_multiplier {budget.noise_multiplier} spends more than epsilon "
+            f"{budget.epsilon} in the first visit of every client: raise it, or leave it out to "
+            "have it calibrated"
+        )
+    return LocalPlan(noise, retired)

@@ -1,0 +1,131 @@
+"""DP-SGD around any optimizer, in a handful of operations a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from fedtt_lightning.errors import FederationError
+
+
+class PrivateOptimizer(DPOptimizer):
+    """Clips each example's gradient, adds noise to their sum and lets `optimizer` use the result.
+
+    Opacus's DPOptimizer (Abadi et al., arXiv 1607.00133) for federated visits: only the tensors
+    named by `begin_visit` are clipped, noised and stepped; all others keep no gradient. All of them
+    are handled as one flat vector: a norm, a product and a draw for a step, however many tensors.
+    An example whose gradient is not finite counts as zero, or else it could not be bounded.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._trained: list[Parameter] = []
+        self._kept: dict[Parameter, tuple[int, ...]] = {}
+        self._armed: tuple[int, bool] | None = None
+        self._flat: Tensor | None = None
+        self.steps = 0
+        super().__init__(
+            optimizer, noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1.0
+        )
+
+    @property
+    def params(self) -> list[Parameter]:
+        """The tensors that train in this visit."""
+        return self._trained
+
+    def begin_visit(
+        self,
+        trained: Sequence[Parameter],
+        noise_multiplier: float,
+        clip: float,
+        expected_batch_size: float,
+        kept: Mapping[Parameter, tuple[int, ...]] | None = None,
+    ) -> None:
+        """Begin with a client's noise; `steps` counts its private steps from here.
+
+        Args:
+            trained: the tensors that are clipped together, noised and stepped.
+            noise_multiplier: standard deviation of the noise on the sum, in units of `clip`.
+            clip: largest L2 norm of an example's gradient.
+            expected_batch_size: what the noisy sum is divided by.
+            kept: shapes of the leading blocks outside of which tensors are padding and get no
+                noise, for a client of smaller rank.
+        """
+        self._trained = list(trained)
+        self._kept = dict(kept or {})
+        self.noise_multiplier, self.max_grad_norm = noise_multiplier, clip
+        self.expected_batch_size = expected_batch_size
+        self.steps, self._armed = 0, None
+        self.zero_grad(set_to_none=True)
+
+    def arm(self, seed: int, examples: int, empty: bool) -> None:
+        """Allow one step, with the noise of `seed`, for a mean loss over `examples` examples.
+
+        Args:
+            empty: the batch stands in for one that has no example: the step has noise only.
+        """
+        self._armed = (examples, empty)
+        if not self._trained:
+            raise FederationError("a private step needs begin_visit and tensors that train")
+        self.generator = torch.Generator(self._trained[0].device).manual_seed(seed)
+
+    def clip_and_accumulate(self) -> None:
+        if self._armed is None:
+            raise FederationError(
+                "an optimizer step was not announced, so its noise is unknown: the module's "
+                "training_step or optimizer_step must step once for each batch"
+            )
+        examples, empty = self._armed
+        dtype = self._trained[0].dtype
+        samples = [self._get_flat_grad_sample(p).to(dtype) for p in self._trained]
+        flat = torch.cat([sample.flatten(1) for sample in samples], dim=1)
+        for parameter in self._trained:
+            parameter.grad_sample = None
+        if empty:
+            self._flat = flat.new_zeros(flat.shape[1])
+            return
+        norms = torch.linalg.vector_norm(flat, dim=1) * examples
+        finite = torch.isfinite(norms)
+        if not bool(finite.all()):
+            flat = torch.where(finite[:, None], flat, 0.0)
+            norms = torch.where(finite, norms, 0.0)
+        factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0) * examples
+        self._flat = factors @ flat
+
+    def add_noise(self) -> None:
+        assert self._flat is not None
+        std = self.noise_multiplier * self.max_grad_norm
+        if std > 0:
+            shape, kind = self._flat.shape, {"dtype": self._flat.dtype, "device": self._flat.device}
+            self._flat = self._flat + torch.normal(
+                0.0, std, shape, generator=self.generator, **kind
+            )
+
+    def scale_grad(self) -> None:
+        assert self._flat is not None
+        parts = (self._flat / self.expected_batch_size).split([p.numel() for p in self._trained])
+        for parameter, part in zip(self._trained, parts, strict=True):
+            grad = part.view_as(parameter).to(parameter.dtype)
+            if parameter in self._kept:
+                block = tuple(slice(size) for size in self._kept[parameter])
+                whole = torch.zeros_like(grad)
+                whole[block] = grad[block]
+                grad = whole
+            parameter.grad = grad
+        self._flat, self._armed = None, None
+        self.steps += 1
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Clear gradients, and those of single examples also of tensors that do not train."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad_sample = None
+        self.original_optimizer.zero_grad(set_to_none)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("generator", "step_hook")}

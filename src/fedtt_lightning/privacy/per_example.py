@@ -1,0 +1,55 @@
+"""Gradients of single examples: opacus's hooks, attached in place for one visit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from opacus.grad_sample import GradSampleHooks
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from fedtt_lightning.errors import FederationError
+
+_LEFT_BEHIND = ("grad_sample", "_current_grad_sample", "_forward_counter", "summed_grad")
+_SHOWN = 3
+
+
+class PerExampleGradients:
+    """Gives every trainable parameter of a module `grad_sample` (examples, *shape) in backward.
+
+    Opacus's `GradSampleHooks` in place, without averaging: of a mean loss, `grad_sample` is the
+    part of each example in the gradient. Modules stay what they are; `detach` undoes it all.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._hooks: GradSampleHooks | None = GradSampleHooks(module, loss_reduction="sum")
+
+    def check(self, parameters: Mapping[str, Parameter], examples: int) -> None:
+        """Raise FederationError unless each parameter has a gradient of each of `examples`."""
+        wrong = {}
+        for name, parameter in parameters.items():
+            found = getattr(parameter, "grad_sample", None)
+            if not isinstance(found, Tensor):
+                wrong[name] = "none" if found is None else "those of several backward passes"
+            elif len(found) != examples:
+                wrong[name] = f"gradients of {len(found)}"
+        if wrong:
+            first = [f"{name} has {what}" for name, what in list(wrong.items())[:_SHOWN]]
+            more = f" and {len(wrong) - _SHOWN} more tensors" if len(wrong) > _SHOWN else ""
+            raise FederationError(
+                f"{len(wrong)} trainable tensors lack the gradient of each of the batch's "
+                f"{examples} examples, without which a step is not private: {'; '.join(first)}"
+                f"{more}. Freeze them, or choose a model.peft whose tensors lie in modules that "
+                "are called, in train mode, once for a batch of examples"
+            )
+
+    def detach(self) -> None:
+        """Remove the hooks and what they left on the parameters; a second call does nothing."""
+        if self._hooks is None:
+            return
+        self._hooks.cleanup()
+        self._hooks = None
+        for parameter in self._module.parameters():
+            for name in _LEFT_BEHIND:
+                parameter.__dict__.pop(name, None)
