@@ -1,5 +1,6 @@
 """Lightning callbacks: rounds, freezing, communication, checkpoints and reports."""
 
+from fedtt_lightning.callbacks.central_dp import CentralDP
 from fedtt_lightning.callbacks.client_evaluation import ClientEvaluation
 from fedtt_lightning.callbacks.client_store import ClientStore
 from fedtt_lightning.callbacks.communication import Communication
@@ -16,6 +17,7 @@ from fedtt_lightning.callbacks.round_report import RoundReport
 from fedtt_lightning.callbacks.scaffold import Scaffold
 
 __all__ = [
+    "CentralDP",
     "ClientEvaluation",
     "ClientStore",
     "Communication",
