@@ -46,11 +46,11 @@ class PlainPrivateFederation(PlainFederation):
                 norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads]))
                 for sum_, grad in zip(total, grads, strict=True):
                     sum_.add_(grad, alpha=min(1.0, self.bound / (float(norm) + 1e-6)))
-            generator = torch.Generator().manual_seed(seed_for(self.experiment, "noise", *keys))
+            noise = np.random.default_rng(seed_for(self.experiment, "noise", *keys))
             size = sum(p.numel() for p in trained)
             std = self.noise * self.bound
             if std:
-                draw = torch.normal(0.0, std, (size,), generator=generator, dtype=total[0].dtype)
+                draw = torch.from_numpy(noise.standard_normal(size) * std).to(total[0].dtype)
                 parts = draw.split([p.numel() for p in trained])
                 for sum_, part in zip(total, parts, strict=True):
                     sum_.add_(part.view_as(sum_))

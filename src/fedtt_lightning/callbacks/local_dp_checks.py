@@ -35,8 +35,6 @@ def local_dp_problems(
             "Scaffold in trainer.callbacks uploads control variates, means of raw gradients "
             "without noise: remove it, or use FedProx, which local DP allows"
         )
-    if sum(type(callback) is type(settings) for callback in callbacks) > 1:
-        yield "trainer.callbacks holds more than one LocalDP: leave one"
 
 
 def _settings(settings: LocalDP) -> Iterator[str]:

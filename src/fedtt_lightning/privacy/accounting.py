@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from functools import lru_cache
 from math import inf, isfinite
 from typing import Literal
@@ -78,9 +77,10 @@ def steps_within(
     epsilon: float, delta: float, noise: float, rate: float, accountant: Accountant, at_most: int
 ) -> int:
     """Return how many steps, `at_most` so many, cost no more than `epsilon`."""
-    fits: Callable[[int], bool] = lambda n: (
-        epsilon_of(((noise, rate, n),), delta, accountant) <= epsilon
-    )  # noqa: E731, E501
+
+    def fits(n: int) -> bool:
+        return epsilon_of(((noise, rate, n),), delta, accountant) <= epsilon
+
     if not isfinite(epsilon) or fits(at_most):
         return at_most
     low, high = 0, at_most

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
@@ -26,7 +27,7 @@ class PrivateOptimizer(DPOptimizer):
     def __init__(self, optimizer: Optimizer) -> None:
         self._trained: list[Parameter] = []
         self._kept: dict[Parameter, tuple[int, ...]] = {}
-        self._armed: tuple[int, bool] | None = None
+        self._armed: tuple[int, bool, int] | None = None
         self._flat: Tensor | None = None
         self.steps = 0
         super().__init__(
@@ -69,10 +70,9 @@ class PrivateOptimizer(DPOptimizer):
         Args:
             empty: the batch stands in for one that has no example: the step has noise only.
         """
-        self._armed = (examples, empty)
         if not self._trained:
             raise FederationError("a private step needs begin_visit and tensors that train")
-        self.generator = torch.Generator(self._trained[0].device).manual_seed(seed)
+        self._armed = (examples, empty, seed)
 
     def clip_and_accumulate(self) -> None:
         if self._armed is None:
@@ -80,7 +80,7 @@ class PrivateOptimizer(DPOptimizer):
                 "an optimizer step was not announced, so its noise is unknown: the module's "
                 "training_step or optimizer_step must step once for each batch"
             )
-        examples, empty = self._armed
+        examples, empty, _ = self._armed
         dtype = self._trained[0].dtype
         samples = [self._get_flat_grad_sample(p).to(dtype) for p in self._trained]
         flat = torch.cat([sample.flatten(1) for sample in samples], dim=1)
@@ -98,13 +98,15 @@ class PrivateOptimizer(DPOptimizer):
         self._flat = factors @ flat
 
     def add_noise(self) -> None:
-        assert self._flat is not None
+        """Add noise drawn by NumPy, which uses all bits of a seed.
+
+        Of torch's on a CPU the lower 32 bits count, few enough to try all of them.
+        """
+        assert self._flat is not None and self._armed is not None
         std = self.noise_multiplier * self.max_grad_norm
         if std > 0:
-            shape, kind = self._flat.shape, {"dtype": self._flat.dtype, "device": self._flat.device}
-            self._flat = self._flat + torch.normal(
-                0.0, std, shape, generator=self.generator, **kind
-            )
+            draw = np.random.default_rng(self._armed[2]).standard_normal(len(self._flat)) * std
+            self._flat = self._flat + torch.from_numpy(draw).to(self._flat)
 
     def scale_grad(self) -> None:
         assert self._flat is not None
@@ -128,4 +130,4 @@ class PrivateOptimizer(DPOptimizer):
         self.original_optimizer.zero_grad(set_to_none)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("generator", "step_hook")}
+        return {k: v for k, v in vars(self).items() if k != "step_hook"}
