@@ -60,8 +60,6 @@ def _run(settings: CentralDP, trainer: Trainer) -> Iterator[str]:
             "Scaffold in trainer.callbacks uploads control variates without noise: remove it, or "
             "use FedProx, which CentralDP allows"
         )
-    if sum(type(callback) is type(settings) for callback in callbacks) > 1:
-        yield "trainer.callbacks holds more than one CentralDP: leave one"
 
 
 def _federation(federation: FederatedRounds) -> Iterator[str]:
