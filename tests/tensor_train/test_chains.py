@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.tensor_train import TTShape, half_chains, to_dense, tt_svd
+from fedtt_lightning.tensor_train import (
+    TTShape,
+    half_chains,
+    left_chain_gradients,
+    right_chain_gradients,
+    to_dense,
+    tt_svd,
+)
+from fedtt_lightning.tensor_train.chains import left_chain, right_chain
 
 modes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 shapes = st.builds(TTShape, modes, modes)
@@ -89,3 +97,29 @@ def test_svd_refuses_what_does_not_fit():
         tt_svd(torch.zeros(4, 4), TTShape((2, 2), (3,)), 1)
     with pytest.raises(ConfigError, match="largest 3"):
         tt_svd(torch.zeros(4, 3), TTShape((2, 2), (3,)), 4)
+
+
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3)], ids=str)
+@pytest.mark.parametrize("sizes", [[5], [2, 3], [2, 3, 4], [3, 1, 2, 4]], ids=str)
+def test_gradients_of_cores_from_those_of_chains(sizes, lead):
+    """As autograd has them, for every leading index by itself."""
+    ranks = [1, 3, 2, 5, 4][: len(sizes)]
+    torch.manual_seed(0)
+    left = [
+        torch.randn(r, k, s, dtype=torch.float64, requires_grad=True)
+        for r, k, s in zip(ranks, sizes, [*ranks[1:], 3], strict=True)
+    ]
+    right = [core.detach().permute(2, 1, 0).contiguous().requires_grad_() for core in left[::-1]]
+    for chain, gradients, cores in (
+        (left_chain, left_chain_gradients, left),
+        (right_chain, right_chain_gradients, right),
+    ):
+        product = chain(cores)
+        grad = torch.randn(*lead, *product.shape, dtype=torch.float64)
+        found = gradients([core.detach() for core in cores], grad)
+        assert [tuple(f.shape) for f in found] == [(*lead, *core.shape) for core in cores]
+        flat = [f.reshape(-1, *core.shape) for f, core in zip(found, cores, strict=True)]
+        for i, one in enumerate(grad.reshape(-1, *product.shape)):
+            expected = torch.autograd.grad(product, cores, one, retain_graph=True)
+            for f, e in zip(flat, expected, strict=True):
+                torch.testing.assert_close(f[i], e)

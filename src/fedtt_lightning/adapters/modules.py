@@ -8,11 +8,14 @@ the ending `core_<i>` of their names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedtt_lightning.tensor_train import (
+    OnExamples,
     TTShape,
     half_chains,
     init_adapter_,
@@ -26,10 +29,15 @@ class TTAdapter(nn.Module):
 
     Parameters are `down_core_i` and `up_core_i` of shape (r_i, k_i, r_{i+1}), and `down_bias`,
     `up_bias` or None. Raises ConfigError if `rank` does not fit the shapes.
+
+    `per_example`, if set, is called in each forward pass in train mode with `tensors`, and returns
+    what takes each example's gradients of them in backward, in place of their sum: `on_examples` of
+    `tt_adapter`.
     """
 
     down_bias: Tensor | None
     up_bias: Tensor | None
+    per_example: Callable[[list[Tensor | None]], OnExamples] | None = None
 
     def __init__(
         self,
@@ -70,6 +78,15 @@ class TTAdapter(nn.Module):
         mask = None
         if self.training and self.dropout > 0:
             mask = F.dropout(x.new_ones(*x.shape[:-1], self.down.out_features), self.dropout)
+        on_examples = None
+        if self.per_example is not None and self.training and torch.is_grad_enabled():
+            on_examples = self.per_example(self.tensors)
+        return self.adapt(x, mask, on_examples)
+
+    def adapt(
+        self, x: Tensor, mask: Tensor | None = None, on_examples: OnExamples | None = None
+    ) -> Tensor:
+        """The adapter with a given dropout mask; see `tt_adapter`."""
         return tt_adapter(
             x,
             self._cores("down_core", self.down),
@@ -81,7 +98,14 @@ class TTAdapter(nn.Module):
             self.activation,
             self.scaling,
             mask,
+            on_examples,
         )
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """`[*down_core_i, down_bias, *up_core_i, up_bias]`; None for a bias that there is not."""
+        down, up = self._cores("down_core", self.down), self._cores("up_core", self.up)
+        return [*down, self.down_bias, *up, self.up_bias]
 
     def _cores(self, prefix: str, shape: TTShape) -> list[Tensor]:
         return [getattr(self, f"{prefix}_{i}") for i in range(len(shape.modes))]
@@ -118,13 +142,14 @@ class TTLinear(nn.Module):
         self.reset_parameters(init)
 
     def reset_parameters(self, init: str, generator: torch.Generator | None = None) -> None:
-        init_linear_(self._cores(), self.shape.split, self.bias, init, generator)
+        init_linear_(self.cores, self.shape.split, self.bias, init, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        left, right = half_chains(self._cores(), self.shape.split)
+        left, right = half_chains(self.cores, self.shape.split)
         return F.linear((x.to(left.dtype) @ left), right.T, self.bias).to(x.dtype)
 
-    def _cores(self) -> list[Tensor]:
+    @property
+    def cores(self) -> list[nn.Parameter]:
         return [getattr(self, f"core_{i}") for i in range(len(self.shape.modes))]
 
     def extra_repr(self) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from opacus.grad_sample import GradSampleHooks
+from opacus.grad_sample.grad_sample_module import promote_current_grad_sample
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from fedtt_lightning.adapters import TTAdapter
 from fedtt_lightning.errors import FederationError
+from fedtt_lightning.privacy import grad_samplers  # noqa: F401  opacus shall know TTLinear
+from fedtt_lightning.tensor_train import OnExamples
 
 _LEFT_BEHIND = ("grad_sample", "_current_grad_sample", "_forward_counter", "summed_grad")
 _SHOWN = 3
@@ -18,12 +23,16 @@ class PerExampleGradients:
     """Gives every trainable parameter of a module `grad_sample` (examples, *shape) in backward.
 
     Opacus's `GradSampleHooks` in place, without averaging: of a mean loss, `grad_sample` is the
-    part of each example in the gradient. Modules stay what they are; `detach` undoes it all.
+    part of each example in the gradient. TT adapters hand over their own, in closed form, from the
+    backward pass that they do anyway. Modules stay what they are; `detach` undoes it all.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._hooks: GradSampleHooks | None = GradSampleHooks(module, loss_reduction="sum")
+        self._hooks: GradSampleHooks | None = _Hooks(module, loss_reduction="sum")
+        for part in module.modules():
+            if isinstance(part, TTAdapter):
+                part.per_example = _taker
 
     def check(self, parameters: Mapping[str, Parameter], examples: int) -> None:
         """Raise FederationError unless each parameter has a gradient of each of `examples`."""
@@ -50,6 +59,37 @@ class PerExampleGradients:
             return
         self._hooks.cleanup()
         self._hooks = None
+        for part in self._module.modules():
+            if isinstance(part, TTAdapter):
+                part.per_example = None
         for parameter in self._module.parameters():
             for name in _LEFT_BEHIND:
                 parameter.__dict__.pop(name, None)
+
+
+class _Hooks(GradSampleHooks):
+    def iterate_submodules(self, module: nn.Module) -> Iterator[nn.Module]:
+        parts = super().iterate_submodules(module)
+        return (part for part in parts if not isinstance(part, TTAdapter))
+
+
+def _taker(parameters: Sequence[Any]) -> OnExamples:
+    """Return what stores gradients as opacus's hooks do.
+
+    Those of several uses in one forward pass are added, those of several passes make a list.
+    """
+    for parameter in parameters:
+        if parameter is not None and parameter.requires_grad:
+            parameter._forward_counter += 1
+
+    def take(gradients: Sequence[Tensor | None]) -> None:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if parameter is None or gradient is None or not parameter.requires_grad:
+                continue
+            earlier = getattr(parameter, "_current_grad_sample", None)
+            parameter._current_grad_sample = gradient if earlier is None else earlier + gradient
+            parameter._forward_counter -= 1
+            if parameter._forward_counter == 0:
+                promote_current_grad_sample(parameter)
+
+    return take

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .chains import half_chains
+from .chains import half_chains, left_chain_gradients, right_chain_gradients
+
+# Takes the gradients that each example gives [*down, down_bias, *up, up_bias].
+OnExamples = Callable[[list[Tensor | None]], None]
 
 _aten = torch.ops.aten
 
@@ -34,6 +38,7 @@ def tt_adapter(
     activation: str = "relu",
     scaling: float = 1.0,
     mask: Tensor | None = None,
+    on_examples: OnExamples | None = None,
 ) -> Tensor:
     """y = x + scaling * (act(x L_d R_d + b_d) L_u R_u + b_u), shape and dtype those of x (..., in).
 
@@ -42,19 +47,55 @@ def tt_adapter(
     computed in the cores' dtype, autocast or not, and rounded to x's; gradients have the cores'
     dtype. Kept for backward are x and products as wide as the rank; the bottleneck is computed
     again there. Differentiable once: a second derivative raises RuntimeError.
+
+    With `on_examples` cores and biases get no gradient. In its place backward calls `on_examples`
+    with those of each example (the first dimension of x): of `[*down, down_bias, *up, up_bias]`, a
+    tensor (examples, *shape) each, or None. They come in closed form from the products that the sum
+    over examples needs too; no matrix (in x bottleneck) of an example is formed.
     """
     device = x.device.type
     if torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             return tt_adapter(
-                x, down, up, down_split, up_split, down_bias, up_bias, activation, scaling, mask
-            )
-    down_left, down_right = half_chains(down, down_split)
-    up_left, up_right = half_chains(up, up_split)
+                x, down, up, down_split, up_split, down_bias, up_bias, activation, scaling, mask,
+                on_examples,
+            )  # fmt: skip
+    with torch.set_grad_enabled(torch.is_grad_enabled() and on_examples is None):
+        down_left, down_right = half_chains(down, down_split)
+        up_left, up_right = half_chains(up, up_split)
+    anchor, on_chains = None, None
+    if on_examples is not None:
+        # The output must require a gradient, though the chains do not.
+        trained = (t for t in (*down, *up, down_bias, up_bias) if t is not None and t.requires_grad)
+        anchor = next(trained, None)
+        on_chains = partial(_on_chains, on_examples, down, up, down_split, up_split)
     y, _, _ = _Adapter.apply(
-        x, down_left, down_right, down_bias, up_left, up_right, up_bias, mask, activation, scaling
-    )
+        x, down_left, down_right, down_bias, up_left, up_right, up_bias, mask, anchor,
+        activation, scaling, on_chains,
+    )  # fmt: skip
     return y
+
+
+def _on_chains(
+    on_examples: OnExamples,
+    down: Sequence[Tensor],
+    up: Sequence[Tensor],
+    down_split: int,
+    up_split: int,
+    grads: Sequence[Tensor | None],
+) -> None:
+    """Turn each example's gradients of the chains into those of the cores."""
+    found: list[Tensor | None] = []
+    for cores, split, (left, right, bias) in (
+        (down, down_split, grads[:3]),
+        (up, up_split, grads[3:]),
+    ):
+        assert left is not None and right is not None
+        with torch.autocast(left.device.type, enabled=False):
+            found += left_chain_gradients(cores[:split], left)
+            found += right_chain_gradients(cores[split:], right)
+        found.append(bias)
+    on_examples(found)
 
 
 class _Adapter(torch.autograd.Function):
@@ -76,8 +117,10 @@ class _Adapter(torch.autograd.Function):
         up_right: Tensor,
         up_bias: Tensor | None,
         mask: Tensor | None,
+        anchor: Tensor | None,
         activation: str,
         scaling: float,
+        on_chains: OnExamples | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = x.reshape(-1, x.shape[-1])
         a = rows @ down_left.to(x.dtype)
@@ -94,7 +137,7 @@ class _Adapter(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.activation, ctx.scaling = inputs
+        *tensors, _, ctx.activation, ctx.scaling, ctx.on_chains = inputs
         _, a, c = output
         ctx.mark_non_differentiable(a, c)
         ctx.set_materialize_grads(False)
@@ -104,7 +147,7 @@ class _Adapter(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 10
+            return (None,) * 12
         x, down_left, down_right, down_bias, up_left, up_right, up_bias, mask, a, c = (
             ctx.saved_tensors
         )
@@ -113,20 +156,29 @@ class _Adapter(torch.autograd.Function):
         z = _affine(a, down_right, down_bias)
         h = function(z) if mask is None else function(z) * mask.reshape(z.shape)
 
+        def product(left: Tensor, right: Tensor) -> Tensor:
+            """left^T right over all rows, or over those of each example."""
+            if ctx.on_chains is None:
+                return left.T @ right
+            examples = len(x)
+            return left.view(examples, -1, left.shape[1]).mT @ right.reshape(
+                examples, -1, right.shape[1]
+            )
+
         scaled_right = up_right if ctx.scaling == 1.0 else up_right * ctx.scaling
         grad_c = g @ scaled_right.to(x.dtype).T
-        grad_last = c.T @ g
+        grad_last = product(c, g)
         if ctx.scaling != 1.0:
             grad_last = grad_last * ctx.scaling
-        grad_up_left = h.T @ grad_c
+        grad_up_left = product(h, grad_c)
         grad_h = grad_c @ up_left.to(x.dtype).T
         if mask is not None:
             grad_h = grad_h * mask.reshape(z.shape)
         grad_z = derivative(grad_h, z)
-        grad_down_right = a.T @ grad_z
+        grad_down_right = product(a, grad_z)
         grad_a = grad_z @ down_right.to(x.dtype).T
         # The gradient of a tall L is computed as a wide transpose, which is 2-3 times faster.
-        grad_down_left = (grad_a.T @ rows).T
+        grad_down_left = product(grad_a, rows).mT
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.addmm(g, grad_a, down_left.to(x.dtype).T).reshape(x.shape)
@@ -134,19 +186,24 @@ class _Adapter(torch.autograd.Function):
         def like(tensor: Tensor, value: Tensor) -> Tensor:
             return value.to(tensor.dtype).contiguous()
 
-        rank = up_right.shape[0]
-        return (
-            grad_x,
+        rank, grad_down_bias, grad_up_bias = up_right.shape[0], None, None
+        if down_bias is not None:
+            grouped = grad_z if ctx.on_chains is None else grad_z.view(len(x), -1, z.shape[1])
+            grad_down_bias = like(down_bias, grouped.sum(-2))
+        if up_bias is not None:
+            grad_up_bias = like(up_bias, grad_last[..., rank, :])
+        grads: tuple[Tensor | None, ...] = (
             like(down_left, grad_down_left),
             like(down_right, grad_down_right),
-            None if down_bias is None else like(down_bias, grad_z.sum(0)),
+            grad_down_bias,
             like(up_left, grad_up_left),
-            like(up_right, grad_last[:rank]),
-            None if up_bias is None else like(up_bias, grad_last[rank]),
-            None,
-            None,
-            None,
+            like(up_right, grad_last[..., :rank, :]),
+            grad_up_bias,
         )
+        if ctx.on_chains is not None:
+            ctx.on_chains(grads)
+            grads = (None,) * 6
+        return grad_x, *grads, None, None, None, None, None
 
 
 def _affine(a: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:

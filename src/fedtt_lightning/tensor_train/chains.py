@@ -24,6 +24,31 @@ def right_chain(cores: Sequence[Tensor]) -> Tensor:
     return chain
 
 
+def left_chain_gradients(cores: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    """Gradients of the cores of `left_chain`, each (..., *core.shape), from L's, (..., K, r).
+
+    Leading dimensions of `grad`, such as one of examples, stay in front.
+    """
+    lead, found = grad.shape[:-2], []
+    for i in range(len(cores) - 1, 0, -1):
+        prefix, core = left_chain(cores[:i]), cores[i]
+        grad = grad.reshape(*lead, len(prefix), -1)  # (..., K, k s)
+        found.append((prefix.T @ grad).reshape(*lead, *core.shape))
+        grad = grad @ core.reshape(core.shape[0], -1).T
+    return [grad.reshape(*lead, *cores[0].shape), *reversed(found)]
+
+
+def right_chain_gradients(cores: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    """Gradients of the cores of `right_chain`, each (..., *core.shape), from R's, (..., r, K)."""
+    lead, found = grad.shape[:-2], []
+    for i, core in enumerate(cores[:-1]):
+        suffix = right_chain(cores[i + 1 :])
+        grad = grad.reshape(*lead, -1, suffix.shape[1])  # (..., r k, K)
+        found.append((grad @ suffix.T).reshape(*lead, *core.shape))
+        grad = core.reshape(-1, core.shape[2]).T @ grad
+    return [*found, grad.reshape(*lead, *cores[-1].shape)]
+
+
 def half_chains(cores: Sequence[Tensor], split: int) -> tuple[Tensor, Tensor]:
     """L (in x r) from the first `split` cores and R (r x out) from the others; the matrix is L R.
 
