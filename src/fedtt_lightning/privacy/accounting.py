@@ -7,14 +7,17 @@ from functools import lru_cache
 from math import inf, isfinite
 from typing import Literal
 
+import numpy as np
+
 from fedtt_lightning.errors import ConfigError
 
 Accountant = Literal["rdp", "prv", "gdp"]
 # (noise multiplier, sampling rate, steps) of steps that were taken one after another.
 History = tuple[tuple[float, float, int], ...]
 
-_TOLERANCE = 0.01  # in ε
+_TOLERANCE = 0.01  # in ε, and of ε
 _LARGEST_NOISE = 1e6
+_LARGEST_PRV = 100.0  # in ε; far beyond it, PRV's grid fills the memory
 
 
 @lru_cache(maxsize=65536)
@@ -23,29 +26,54 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
 
     0 without steps, infinity where a step has no noise. `rdp`: Rényi DP (Mironov, arXiv
     1702.07476); `prv`: privacy loss random variables, its upper bound (Gopi et al., arXiv
-    2106.02848), tighter and slower; `gdp`: the central limit theorem of Gaussian DP (Bu et al.,
-    arXiv 1911.11607), which may underestimate.
+    2106.02848), tighter and slower, and `rdp`'s ε where that is above 100; `gdp`: the central limit
+    theorem of Gaussian DP (Bu et al., arXiv 1911.11607), which may underestimate; infinity stands
+    for what is above 500.
+
+    Raises:
+        ConfigError: steps of several kinds under `gdp`, of which opacus would count the last.
     """
     history = tuple(entry for entry in history if entry[2] > 0)
     if not history:
         return 0.0
     if any(noise == 0 for noise, _, _ in history):
         return inf
+    if accountant == "gdp" and len({entry[:2] for entry in history}) > 1:
+        raise ConfigError(
+            "accountant gdp cannot add up steps of different noise or sampling rates: use rdp or prv"
+        )
+    if accountant == "prv" and (bound := epsilon_of(history, delta, "rdp")) > _LARGEST_PRV:
+        return bound
     from opacus.accountants import create_accountant  # which takes seconds
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(divide="ignore", over="ignore"):
         warnings.filterwarnings("ignore", message="GDP accounting is experimental")
         warnings.filterwarnings("ignore", message="Optimal order is the")
         spent = create_accountant(accountant)
         spent.history = list(history)
-        return float(spent.get_epsilon(delta))
+        try:
+            return float(spent.get_epsilon(delta))
+        except ValueError:
+            if accountant != "gdp":
+                raise
+            return _beyond_the_roots(*history[0], delta)
+
+
+def _beyond_the_roots(noise: float, rate: float, steps: int, delta: float) -> float:
+    """Return what opacus's root finder, which looks from 0 to 500, cannot: an ε of 0 or more."""
+    from opacus.accountants.analysis import gdp
+
+    mu = gdp.compute_mu_poisson(steps=steps, noise_multiplier=noise, sample_rate=rate)
+    return 0.0 if gdp.delta_eps_mu(eps=0, mu=mu) <= delta else inf
 
 
 @lru_cache(maxsize=4096)
 def noise_for(
     epsilon: float, delta: float, rate: float, steps: int, accountant: Accountant
 ) -> float:
-    """Return the noise multiplier with which `steps` steps cost at most `epsilon`, less 0.01.
+    """Return the noise multiplier with which `steps` steps cost just about `epsilon`, never more.
+
+    Less by at most 0.01, and by at most 1% where ε is below 1.
 
     Raises:
         ConfigError: none does.
@@ -63,7 +91,7 @@ def noise_for(
                 f"{_LARGEST_NOISE:g} over {steps} steps: raise epsilon or delta, or take fewer "
                 "rounds or local steps"
             )
-    while epsilon - spent(high) > _TOLERANCE and high - low > 1e-4 * high:
+    while epsilon - spent(high) > _TOLERANCE * min(epsilon, 1) and high - low > 1e-4 * high:
         middle = (low + high) / 2
         if spent(middle) <= epsilon:
             high = middle
