@@ -53,7 +53,7 @@ def test_steps_of_several_kinds_compose(accountant: Accountant) -> None:
 
 
 def test_gdp_refuses_what_it_would_count_in_part() -> None:
-    with pytest.raises(ConfigError, match="gdp cannot add up .* use rdp or prv"):
+    with pytest.raises(ConfigError, match=r"gdp cannot add up .* use rdp or prv"):
         epsilon_of(((1.0, 0.1, 10), (2.0, 0.1, 10)), 1e-5, "gdp")
 
 

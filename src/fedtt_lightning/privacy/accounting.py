@@ -40,7 +40,7 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
         return inf
     if accountant == "gdp" and len({entry[:2] for entry in history}) > 1:
         raise ConfigError(
-            "accountant gdp cannot add up steps of different noise or sampling rates: use rdp or prv"
+            "accountant gdp cannot add up steps of different noise or rates: use rdp or prv"
         )
     if accountant == "prv" and (bound := epsilon_of(history, delta, "rdp")) > _LARGEST_PRV:
         return bound
