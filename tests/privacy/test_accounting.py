@@ -84,6 +84,7 @@ def test_the_ends_of_the_scale() -> None:
         assert epsilon_of(((1.0, 0.5, 0),), 1e-5, accountant) == 0
         assert epsilon_of(((0.0, 0.5, 1),), 1e-5, accountant) == inf
     assert epsilon_of(((1e6, 0.5, 1),), 1e-5, "gdp") == 0
+    assert epsilon_of(((1e9, 0.5, 1),), 1e-5, "gdp") == 0  # for which opacus divides 0 by 0
     assert epsilon_of(((0.01, 0.5, 1),), 1e-5, "gdp") == inf
     tiny = ((0.001, 0.5, 1),)  # with which opacus's PRV asks for more memory than there is
     assert epsilon_of(tiny, 1e-5, "prv") == epsilon_of(tiny, 1e-5, "rdp") > 1e5
@@ -115,6 +116,11 @@ def test_noise_is_monotonic() -> None:
 def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"epsilon 0.05 at delta 1e-05 is reached by no noise"):
         noise_for(0.05, 1e-5, 0.1, 10, "rdp")
+
+
+def test_a_delta_below_rounding_errors_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"delta 1e-16 is too small for .* prv: .* or use rdp"):
+        epsilon_of(((1.0, 0.1, 10),), 1e-16, "prv")
 
 
 @settings(deadline=None, max_examples=30)

@@ -31,7 +31,8 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
     for what is above 500.
 
     Raises:
-        ConfigError: steps of several kinds under `gdp`, of which opacus would count the last.
+        ConfigError: steps of several kinds under `gdp`, of which opacus would count the last, or
+            a δ too small for `prv`.
     """
     history = tuple(entry for entry in history if entry[2] > 0)
     if not history:
@@ -46,17 +47,21 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
         return bound
     from opacus.accountants import create_accountant  # which takes seconds
 
-    with warnings.catch_warnings(), np.errstate(divide="ignore", over="ignore"):
+    with warnings.catch_warnings(), np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         warnings.filterwarnings("ignore", message="GDP accounting is experimental")
         warnings.filterwarnings("ignore", message="Optimal order is the")
         spent = create_accountant(accountant)
         spent.history = list(history)
         try:
             return float(spent.get_epsilon(delta))
-        except ValueError:
-            if accountant != "gdp":
+        except ValueError as error:
+            if accountant == "gdp":
+                return _beyond_the_roots(*history[0], delta)
+            if "small values of delta" not in str(error):
                 raise
-            return _beyond_the_roots(*history[0], delta)
+            raise ConfigError(
+                f"delta {delta:g} is too small for accountant {accountant}: raise it, or use rdp"
+            ) from None
 
 
 def _beyond_the_roots(noise: float, rate: float, steps: int, delta: float) -> float:
@@ -64,7 +69,7 @@ def _beyond_the_roots(noise: float, rate: float, steps: int, delta: float) -> fl
     from opacus.accountants.analysis import gdp
 
     mu = gdp.compute_mu_poisson(steps=steps, noise_multiplier=noise, sample_rate=rate)
-    return 0.0 if gdp.delta_eps_mu(eps=0, mu=mu) <= delta else inf
+    return inf if gdp.delta_eps_mu(eps=0, mu=mu) > delta else 0.0  # which NaN, of μ = 0, is not
 
 
 @lru_cache(maxsize=4096)
