@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ class PrivateOptimizer(DPOptimizer):
     named by `begin_visit` are clipped, noised and stepped; all others keep no gradient. All of them
     are handled as one flat vector: a norm, a product and a draw for a step, however many tensors.
     An example whose gradient is not finite counts as zero, or else it could not be bounded.
+    A step that was not announced by `arm` raises FederationError, and so does anything else that
+    writes to the tensors between two steps.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -29,6 +31,7 @@ class PrivateOptimizer(DPOptimizer):
         self._kept: dict[Parameter, tuple[int, ...]] = {}
         self._armed: tuple[int, bool, int] | None = None
         self._flat: Tensor | None = None
+        self._left: Tensor | None = None
         self.steps = 0
         super().__init__(
             optimizer, noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1.0
@@ -61,8 +64,20 @@ class PrivateOptimizer(DPOptimizer):
         self._kept = dict(kept or {})
         self.noise_multiplier, self.max_grad_norm = noise_multiplier, clip
         self.expected_batch_size = expected_batch_size
-        self.steps, self._armed = 0, None
+        self.steps, self._armed, self._left = 0, None, None
         self.zero_grad(set_to_none=True)
+
+    def expect(self, values: Sequence[Tensor]) -> None:
+        """Say what the tensors that train hold before the next step; a step says it itself."""
+        self._left = _bytes(values)
+
+    def check_untouched(self) -> None:
+        """Raise FederationError if something else has written to the tensors since."""
+        if self._left is not None and not torch.equal(self._left, _bytes(self._trained)):
+            raise FederationError(
+                "what trains was changed by something other than a private step: remove it from "
+                "trainer.callbacks or the module, which may not write to parameters during a visit"
+            )
 
     def arm(self, seed: int, examples: int, empty: bool) -> None:
         """Allow one step, with the noise of `seed`, for a mean loss over `examples` examples.
@@ -70,22 +85,35 @@ class PrivateOptimizer(DPOptimizer):
         Args:
             empty: the batch stands in for one that has no example: the step has noise only.
         """
-        if not self._trained:
-            raise FederationError("a private step needs begin_visit and tensors that train")
+        self.check_untouched()
         self._armed = (examples, empty, seed)
 
-    def clip_and_accumulate(self) -> None:
+    def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
+        """Opacus's, but for its shortcut: without tensors it would let any gradient through."""
         if self._armed is None:
             raise FederationError(
                 "an optimizer step was not announced, so its noise is unknown: the module's "
                 "training_step or optimizer_step must step once for each batch"
             )
+        self.clip_and_accumulate()
+        self.add_noise()
+        self.scale_grad()
+        if self.step_hook is not None:
+            self.step_hook(self)
+        return True
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        result: float | None = super().step(closure)
+        self._left = _bytes(self._trained)
+        return result
+
+    def clip_and_accumulate(self) -> None:
+        assert self._armed is not None
         examples, empty, _ = self._armed
         dtype = self._trained[0].dtype
         samples = [self._get_flat_grad_sample(p).to(dtype) for p in self._trained]
         flat = torch.cat([sample.flatten(1) for sample in samples], dim=1)
-        for parameter in self._trained:
-            parameter.grad_sample = None
+        self.zero_grad(set_to_none=True)
         if empty:
             self._flat = flat.new_zeros(flat.shape[1])
             return
@@ -131,3 +159,8 @@ class PrivateOptimizer(DPOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k != "step_hook"}
+
+
+def _bytes(tensors: Iterable[Tensor]) -> Tensor:
+    """Return all values as one row of bytes, of which NaN equals itself."""
+    return torch.cat([tensor.detach().flatten().view(torch.uint8) for tensor in tensors])
