@@ -66,6 +66,7 @@ class FederatedRounds(Callback):
     `federation_problems(trainer, module)` (lines on what they cannot work with),
     `on_plan(trainer, module, planner)` (may return a new planner),
     `on_round_start(trainer, module, plan)`, `on_client_start(trainer, module, visit, resumed)`,
+    `on_client_trained(trainer, module, visit)` (the weights are still the client's),
     `on_client_update(trainer, module, visit, update)` (may return a new update),
     `on_client_end(trainer, module, visit)`, `on_aggregate(trainer, module, old, new)` and
     `on_round_end(trainer, module, plan)`, which also a skipped round calls.

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.callbacks.local_dp_checks import check_optimizers, local_dp_problems
+from fedtt_lightning.callbacks.local_dp_loss import check_mean_loss
 from fedtt_lightning.callbacks.parts import call_hook, client_data
 from fedtt_lightning.callbacks.progress import progress
 from fedtt_lightning.errors import FederationError
 from fedtt_lightning.federation import (
-    AdapterState,
     FederatedLoop,
     PoissonBatches,
     RoundPlan,
@@ -28,7 +28,7 @@ from fedtt_lightning.federation import (
 from fedtt_lightning.privacy.accounting import Accountant
 from fedtt_lightning.privacy.ledger import PrivacyLedger
 from fedtt_lightning.privacy.local_plan import LocalBudget, LocalPlan, plan_local
-from fedtt_lightning.privacy.participation import participations
+from fedtt_lightning.privacy.participation import Participation, participations
 from fedtt_lightning.privacy.secret import fingerprint, noise_key
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ class LocalDP(Callback):
     drawn by Poisson sampling, each example's gradient over all tensors that train is clipped to an
     L2 norm of `clip`, and Gaussian noise of standard deviation `noise × clip` is added to their
     sum, which is then divided by the expected batch size. `data.batch_size` is that expected size.
-    The module's loss must be a mean over the examples of a batch.
+    The module's loss must be a mean over the examples of a batch, each of which counts by itself.
 
     Without `noise_multiplier` each client's noise is calibrated so that all of its visits in the
     run's `trainer.max_epochs` rounds cost `epsilon`. With both, a client whose next visit would go
     past `epsilon` is left out from then on (`RoundPlan.exhausted`). Each client has one account as
-    long as the federation. Client sizes, and so sampling rates and numbers of steps, are public.
+    long as the federation, which a resumed run goes on with; another `fit` is another federation.
+    Client sizes, and so sampling rates and numbers of steps, are public.
 
     Logged at each round's end: `dp/epsilon_max` and `dp/epsilon_mean` (of the clients that have
     trained so far) and `dp/clients_exhausted` (left out in this round). What else is logged, such
@@ -87,11 +88,12 @@ class LocalDP(Callback):
         self.accountant: Accountant = accountant
         self.secret_file = secret_file
         self._ledger: PrivacyLedger | None = None
-        self._plan = LocalPlan({}, {})
+        self._plan = LocalPlan({}, {}, {})
+        self._visits: dict[int, Participation] = {}
         self._optimizer: PrivateOptimizer | None = None
         self._gradients: PerExampleGradients | None = None
         self._trained: dict[str, Parameter] = {}
-        self._steps = 0  # that the visit has still to take
+        self._first = 0  # step of the visit that this process began with
 
     @property
     def ledger(self) -> PrivacyLedger:
@@ -115,7 +117,7 @@ class LocalDP(Callback):
         budget.check_delta(planner)
         rounds = trainer.max_epochs or 0
         with progress(trainer, "Planning rounds", rounds) as advance:
-            visits = participations(planner, rounds, advance)
+            self._visits = visits = participations(planner, rounds, advance)
         with progress(trainer, "Calibrating noise", len(visits)) as advance:
             self._plan = plan_local(budget, planner, visits, advance)
         self._ledger = PrivacyLedger(self.delta, self.accountant)
@@ -154,17 +156,38 @@ class LocalDP(Callback):
         self._optimizer.attach_step_hook(lambda _: self._stepped(trainer, pl_module))
         trainer.optimizers = [self._optimizer]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that the clients have spent what they would have in this run.
+
+        Raises:
+            ConfigError: they have not, or the loss is no mean over examples.
+        """
+        loop = find_federation(trainer).loop
+        self._plan.check_spent(self.ledger, loop)
+        if loop.round < 0:
+            check_mean_loss(trainer, pl_module)
+
     def on_client_start(
         self, trainer: Trainer, pl_module: LightningModule, visit: Visit, resumed: bool
     ) -> None:
-        """Attach the hooks that give each example's gradient, and set the client's noise."""
+        """Attach the hooks that give each example's gradient, and set the client's noise.
+
+        Raises:
+            FederationError: the noise was not calibrated for this visit.
+        """
         from fedtt_lightning.privacy.per_example import PerExampleGradients
 
         assert self._optimizer is not None
         loop = find_federation(trainer).loop
+        if (visit.round, visit.num_batches) not in self._visits.get(visit.client, ()):
+            raise FederationError(
+                f"client {visit.client} begins {visit.num_batches} batches in round "
+                f"{visit.round + 1}, for which its noise was not calibrated: something has changed "
+                "trainer.max_epochs or the federation's settings during fit; remove it"
+            )
         self._detach()
         self._trained = {n: p for n, p in loop.tensors.items() if n in loop.trained}  # type: ignore[misc]
-        self._steps = visit.num_batches - loop.step
+        self._first = loop.step
         self._optimizer.begin_visit(
             list(self._trained.values()),
             self._plan.noise[visit.client],
@@ -189,6 +212,10 @@ class LocalDP(Callback):
                 "replaced the optimizer that LocalDP wrapped; remove it from trainer.callbacks"
             )
         visit, step, batches = loop.visit, loop.step, self._batches(trainer)
+        self._check_steps(visit, step)
+        if step == 0:
+            start = loop.start.tensors()
+            self._optimizer.expect([start[name] for name in self._trained])
         drawn = batches.size(visit, step)
         self._gradients.check(self._trained, max(drawn, 1))
         seed = batches.noise_seed(visit, step)
@@ -201,16 +228,19 @@ class LocalDP(Callback):
         )
         call_hook(trainer, "on_private_gradient", module)
 
-    def on_client_update(
-        self, trainer: Trainer, pl_module: LightningModule, visit: Visit, update: AdapterState
-    ) -> None:
+    def on_client_trained(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:
         """Let nothing leave the client that was not trained by private steps alone."""
         assert self._optimizer is not None
-        if self._optimizer.steps != self._steps:
+        self._check_steps(visit, visit.num_batches)
+        self._optimizer.check_untouched()
+
+    def _check_steps(self, visit: Visit, expected: int) -> None:
+        assert self._optimizer is not None
+        if (taken := self._first + self._optimizer.steps) != expected:
             raise FederationError(
-                f"client {visit.client} took {self._optimizer.steps} private steps in round "
-                f"{visit.round + 1} instead of {self._steps}: its module's training_step or "
-                "optimizer_step must step the optimizer once for each batch"
+                f"client {visit.client} took {taken} private steps instead of {expected} in round "
+                f"{visit.round + 1}: its module's training_step or optimizer_step must step the "
+                "optimizer once for each batch"
             )
 
     def on_client_end(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:

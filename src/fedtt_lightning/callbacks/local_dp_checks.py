@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from fedtt_lightning.callbacks.parts import trainable_parameters
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from fedtt_lightning.callbacks.local_dp import LocalDP
 
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+_POSITIONS = re.compile(r"position|(^|\.)wpe$", re.IGNORECASE)
 _SHOWN = 3
 
 
@@ -84,6 +87,13 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
 
 
 def _module(module: LightningModule) -> Iterator[str]:
+    from fedtt_lightning.privacy.per_example import recomputed  # opacus takes seconds
+
+    if not module.automatic_optimization:
+        yield (
+            f"{type(module).__name__}.automatic_optimization is False, but LocalDP must see each "
+            "step: set it to True and return the loss from training_step"
+        )
     names = {id(p): name for name, p in trainable_parameters(module).items()}
     for path, part in module.named_modules():
         own = [names[id(p)] for p in part.parameters(recurse=False) if id(p) in names]
@@ -92,7 +102,7 @@ def _module(module: LightningModule) -> Iterator[str]:
                 f"{path} is a {type(part).__name__}, in which one example changes the others: use "
                 "GroupNorm or LayerNorm, or put it into eval mode and freeze it"
             )
-        elif own and isinstance(part, nn.Embedding) and "position" in path.lower():
+        elif own and isinstance(part, nn.Embedding) and _POSITIONS.search(path):
             yield (
                 f"{own[0]} trains, but position embeddings are shared by a batch and have no "
                 "gradient for each example: freeze them (model.trainable or model.peft)"
@@ -104,11 +114,24 @@ def _module(module: LightningModule) -> Iterator[str]:
                 "have no gradient for each example, as in (IA)3: choose another model.peft, or "
                 "register them on the module that uses them"
             )
+        if own and recomputed(part) and (rate := _dropout(part)):
+            yield (
+                f"{path or 'the module'} has dropout {rate:g} among parameters of its own, and to "
+                "get each example's gradient it is computed a second time, with another mask: set "
+                "its dropout to 0, or put parameters and dropout into modules of their own"
+            )
         if getattr(part, "gradient_checkpointing", False):
             yield (
                 f"{path or 'the module'} recomputes activations (gradient checkpointing), which "
                 "counts examples twice: turn it off"
             )
+
+
+def _dropout(module: nn.Module) -> float:
+    """Return the largest rate of dropout in a module, as a layer or as its own number."""
+    rates = [getattr(part, "p", 0.0) for part in module.modules() if isinstance(part, _DropoutNd)]
+    own = [getattr(part, "dropout", 0.0) for part in module.modules()]
+    return max([*rates, *(rate for rate in own if isinstance(rate, float))], default=0.0)
 
 
 def check_optimizers(trainer: Trainer, module: LightningModule) -> Optimizer:

@@ -20,6 +20,7 @@ def end_visit(
     federation: FederatedRounds, trainer: Trainer, module: LightningModule, visit: Visit
 ) -> None:
     """Take the client's update, let callbacks change it, and count it."""
+    call_hook(trainer, "on_client_trained", module, visit)
     update = federation.loop.close_visit()
     for callback in with_hook(trainer, "on_client_update"):
         update = callback.on_client_update(trainer, module, visit, update) or update

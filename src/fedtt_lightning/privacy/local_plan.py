@@ -8,9 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.federation import RoundPlanner
+from fedtt_lightning.federation import FederatedLoop, RoundPlanner
 from fedtt_lightning.privacy.accounting import Accountant, noise_for, steps_within
-from fedtt_lightning.privacy.participation import Participation, last_affordable
+from fedtt_lightning.privacy.ledger import PrivacyLedger
+from fedtt_lightning.privacy.participation import (
+    Participation,
+    last_affordable,
+    participations,
+)
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,37 @@ class LocalBudget:
 
 @dataclass(frozen=True)
 class LocalPlan:
-    """Each participating client's noise multiplier, and from which round whom the budget stops."""
+    """What was found before a run starts, for each client that takes part.
+
+    Attributes:
+        noise: noise multipliers.
+        rates: sampling rates.
+        retired: the round from which a client is left out, if its budget ends before the run.
+    """
 
     noise: dict[int, float]
+    rates: dict[int, float]
     retired: dict[int, int]
+
+    def check_spent(self, ledger: PrivacyLedger, loop: FederatedLoop) -> None:
+        """Raise ConfigError unless clients have spent what the plan says, up to where `loop` is.
+
+        Noise that was calibrated for a plan bounds ε only if all of it is carried out so.
+        """
+        taken = participations(loop.planner, loop.round + (not loop.is_open))
+        steps = {client: sum(n for _, n in visits) for client, visits in taken.items()}
+        for visit in loop.plan.visits if loop.is_open and loop.plan else ():
+            done = min(max(loop.position - visit.first_batch, 0), visit.num_batches)
+            steps[visit.client] = steps.get(visit.client, 0) + done
+        for client, noise in self.noise.items():
+            n = steps.get(client, 0)
+            expected = ((noise, self.rates[client], n),) if n else ()
+            if (spent := ledger.history(client)) != expected:
+                raise ConfigError(
+                    f"the checkpoint's account of client {client} has (noise, rate, steps) "
+                    f"{list(spent)}, but this run's plan {list(expected)}: resume with the same "
+                    "LocalDP, trainer.max_epochs, data.batch_size and federation keys"
+                )
 
 
 def plan_local(
@@ -86,4 +118,10 @@ def plan_local(
             f"{budget.epsilon} in the first visit of every client: raise it, or leave it out to "
             "have it calibrated"
         )
-    return LocalPlan(noise, retired)
+    if retired and planner.max_batches is not None:
+        raise ConfigError(
+            f"trainer.limit_train_batches is {planner.max_batches}, with which the last clients of "
+            f"a round train longer once {len(retired)} others have spent LocalDP's epsilon: set it "
+            "to 1.0, or leave noise_multiplier out to have it calibrated"
+        )
+    return LocalPlan(noise, rates, retired)

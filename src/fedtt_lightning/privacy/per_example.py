@@ -67,6 +67,11 @@ class PerExampleGradients:
                 parameter.__dict__.pop(name, None)
 
 
+def recomputed(module: nn.Module) -> bool:
+    """Tell whether a module, if it has parameters of its own, is run again for their gradients."""
+    return type(module) not in GradSampleHooks.GRAD_SAMPLERS
+
+
 class _Hooks(GradSampleHooks):
     def iterate_submodules(self, module: nn.Module) -> Iterator[nn.Module]:
         parts = super().iterate_submodules(module)
