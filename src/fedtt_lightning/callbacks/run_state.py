@@ -85,7 +85,14 @@ def load_gradients(state: dict[str, Any], loop: FederatedLoop) -> None:
 def keep_weights_global(
     loop: FederatedLoop, module: LightningModule, checkpoint: dict[str, Any]
 ) -> None:
-    """Put the global values in place of a client's, and mark an open round as unfinished."""
+    """Put the global values in place of a client's, and mark an open round as unfinished.
+
+    Between visits optimizers keep no state: the next client begins without, and the last one's
+    moments are its gradients, which nobody should publish.
+    """
+    if not loop.inside_visit:
+        for optimizer in checkpoint.get("optimizer_states", ()):
+            optimizer["state"] = {}
     if not loop.is_open:
         return
     if loop.inside_visit:
