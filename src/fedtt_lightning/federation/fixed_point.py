@@ -56,6 +56,12 @@ class FixedPointCodec:
         return 2 ** (self.bits - 1)
 
 
+def rounding_error(total: Tensor, exact: Tensor) -> float:
+    """Return how far a sum is from the exact one, relative to the latter's length (L2)."""
+    length = float(torch.linalg.vector_norm(exact))
+    return float(torch.linalg.vector_norm(total - exact)) / length if length > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class Grid:
     """Evenly spaced values from -limit to limit, `2 · steps + 1` of them.

@@ -40,7 +40,9 @@ def test_without_noise_it_is_the_central_mean(options: dict[str, Any]) -> None:
     for round in range(3):
         actual, expected = round_of(rule, rows, round), round_of(central, rows, round)
         np.testing.assert_allclose(actual, expected, atol=1e-8)
-        assert rule.metrics() == pytest.approx(central.metrics(), rel=1e-6)
+        metrics = rule.metrics()
+        assert 0 < metrics.pop("secure/quantization_error") < 1e-7
+        assert metrics == pytest.approx(central.metrics(), rel=1e-6)
 
 
 @pytest.mark.parametrize("answered", [3, 6])
@@ -50,6 +52,16 @@ def test_the_sum_has_the_central_noise_where_fewest_answer(answered: int) -> Non
     squares = ((draws * 5 / (1.3 * 0.7)) ** 2).sum() / (answered / 3)
     low, high = chi2.ppf([1e-4, 1 - 1e-4], draws.size)
     assert low < squares < high
+
+
+def test_logs_what_rounding_changed() -> None:
+    """Against a codec so fine that nothing is rounded, with the same noise."""
+    rows = norms_of(np.random.default_rng(3), 5)
+    exact = round_of(shared(1.0, codec=FixedPointCodec(62)), rows)
+    for bits in (12, 20):
+        rule = shared(1.0, codec=FixedPointCodec(bits))
+        error = np.linalg.norm(round_of(rule, rows) - exact) / np.linalg.norm(exact)
+        assert rule.metrics()["secure/quantization_error"] == pytest.approx(error, rel=1e-5)
 
 
 def test_the_bits_have_shares_of_their_noise_too() -> None:

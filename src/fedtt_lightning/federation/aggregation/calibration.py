@@ -12,7 +12,9 @@ from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation.fixed_point import FixedPointCodec, Grid
 from fedtt_lightning.federation.seeds import generator_for
 
-_TAIL = 8.0  # standard deviations of a client's noise that its fixed-point numbers have room for
+# Standard deviations of a client's noise that its fixed-point numbers have room for: one value in
+# 10^22 lies beyond, so few that cutting them changes no δ.
+_TAIL = 10.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,7 @@ class Calibration:
         return self.noise(like, clip, *keys) / sqrt(self.fewest_clients)
 
     def encode(self, codec: FixedPointCodec, clip: float, values: Tensor) -> Tensor:
-        """Return a client's noised vector as integers.
-
-        Noise beyond the room for it is cut: that uses nothing but what is private already.
-        """
+        """Return a client's noised vector as integers; what lies beyond the room for it is cut."""
         parts = zip(self._grids(codec, clip), self._split(values), strict=True)
         return torch.cat([g.encode(part.clamp(-g.limit, g.limit)) for g, part in parts])
 

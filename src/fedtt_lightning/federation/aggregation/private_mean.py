@@ -13,7 +13,7 @@ from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 from fedtt_lightning.federation.aggregation.calibration import Calibration, update_noise
 from fedtt_lightning.federation.aggregation.flat import flatten, unflatten
 from fedtt_lightning.federation.aggregation.rule import AggregationRule
-from fedtt_lightning.federation.fixed_point import FixedPointCodec
+from fedtt_lightning.federation.fixed_point import FixedPointCodec, rounding_error
 from fedtt_lightning.federation.secure_sum import ModularSum, SecureSum
 
 
@@ -30,6 +30,7 @@ class PrivateMean(AggregationRule):
     1905.03871): `C ← C · exp(−clip_lr · (b − quantile))`, b being the noised share of updates that
     were not clipped. Each client's bit counts as ±1/2 with noise `bit_noise`, and the updates'
     noise grows to `(z^-2 − (2 bit_noise)^-2)^(-1/2)`, so that both cost what z alone would.
+    Who does not answer counts as neither, so with many dropouts the clip finds no high quantile.
     Metrics: `dp/clip`, and with `quantile` the noised `dp/clipped_share`.
 
     With `codec` nobody ever sees a sum without noise. Each client adds its share of the noise,
@@ -38,7 +39,9 @@ class PrivateMean(AggregationRule):
     in the same vector, with its own share. That is written in fixed point and added through
     `transport`. ε is then that of the continuous mechanism, against a server that follows the
     protocol: rounding of the shares is not accounted for, as the distributed discrete Gaussian
-    (Kairouz et al., arXiv 2102.06387) would; nor are clients that tell others their noise.
+    (Kairouz et al., arXiv 2102.06387) would; nor are clients that tell others their noise. The
+    metric `secure/quantization_error` is what rounding changed in the noised sum, relative to its
+    length (L2), which a real server cannot know.
 
     Args:
         clip: largest L2 norm of an update; with `quantile`, of the first round.
@@ -142,7 +145,7 @@ class PrivateMean(AggregationRule):
     def reset(self) -> None:
         self.count = 0
         self._schema: AdapterSchema | None = None
-        self._total: Tensor | None = None
+        self._total: Tensor | None = None  # with a codec only to measure the rounding
         if self.codec is not None:
             self._secure.open(self._round, self.codec.bits)
 
@@ -158,21 +161,20 @@ class PrivateMean(AggregationRule):
             noise = self._calibrated
             values = values + noise.share(values, self._clip, "noise share", self._round, client)
             self._secure.add(client, noise.encode(self.codec, self._clip, values))
-        else:
-            self._total = values if self._total is None else self._total + values
+        self._total = values if self._total is None else self._total + values
         self._schema = update.schema
         self.count += 1
 
     def result(self, old: AdapterState) -> AdapterState:
-        assert self._schema is not None
-        if self.codec is not None:
-            if problem := self.problem(self.count):
-                raise FederationError(f"round {self._round + 1} is not private: {problem}")
-            total = self._secure.total()
-            total = self._calibrated.decode(self.codec, self._clip, total)
-        else:
-            assert self._total is not None
-            total = self._with_noise(self._total)
+        assert self._schema is not None and self._total is not None
+        if self.codec is None:
+            return self._release(self._with_noise(self._total), self._schema)
+        if problem := self.problem(self.count):
+            raise FederationError(f"round {self._round + 1} is not private: {problem}")
+        total = self._calibrated.decode(self.codec, self._clip, self._secure.total())
+        size = self._schema.numel
+        error = rounding_error(total[:size], self._total[:size])
+        self._metrics["secure/quantization_error"] = error
         return self._release(total, self._schema)
 
     def empty(self, schema: AdapterSchema) -> AdapterState | None:

@@ -11,7 +11,7 @@ from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 from fedtt_lightning.federation.aggregation.flat import flatten, unflatten
 from fedtt_lightning.federation.aggregation.rule import AggregationRule
-from fedtt_lightning.federation.fixed_point import FixedPointCodec, Grid
+from fedtt_lightning.federation.fixed_point import FixedPointCodec, Grid, rounding_error
 from fedtt_lightning.federation.secure_sum import ModularSum, SecureSum
 
 
@@ -98,9 +98,7 @@ class SecureMean(AggregationRule):
     def result(self, old: AdapterState) -> AdapterState:
         assert self._schema is not None and self._exact is not None
         total = self._grid.decode(self.transport.total())
-        length = float(torch.linalg.vector_norm(self._exact[:-1]))
-        error = float(torch.linalg.vector_norm((total - self._exact)[:-1]))
-        self._quantization_error = error / length if length > 0 else 0.0
+        self._quantization_error = rounding_error(total[:-1], self._exact[:-1])
         weight = float(total[-1]) / self.range
         if weight <= 0:
             raise FederationError(
