@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from opacus.accountants import create_accountant
 
 from fedtt_lightning import FederatedDataModule, FederatedRounds
-from fedtt_lightning.callbacks import CentralDP, Scaffold
+from fedtt_lightning.callbacks import CentralDP, LocalDP, Scaffold
 from fedtt_lightning.data import BySize
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import (
@@ -23,6 +23,7 @@ from fedtt_lightning.federation import (
     NormBoundedMean,
     PoissonSampler,
     PrivateMean,
+    RankList,
     RoundPlanner,
     UniformSampler,
     seed_for,
@@ -168,6 +169,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] =
         r"aggregation is NormBoundedMean, .*set it to fedtt_lightning\.federation\.PrivateMean",
     ),
     "weights": ({}, {"weighting": "examples"}, {}, "weighting is examples.*set it to equal"),
+    "ranks": ({}, {"ranks": RankList([1, 1, 2, 3])}, {}, "ranks gives clients .* remove it"),
     "skipped rounds": ({}, {**POISSON, "min_clients": 2}, {}, "min_clients is 2: .*set it to 1"),
     "failing rounds": (
         {},
@@ -202,6 +204,21 @@ def test_refuses(case: str, tmp_path: Path) -> None:
     data = FederatedDataModule(ToyData(), clients=4, partition=BySize([1, 2, 3, 5]))
     with pytest.raises(ConfigError, match=message):
         trainer.fit(ToyModule().double(), datamodule=data)
+
+
+def test_refuses_local_budgets_that_tell_of_hidden_cohorts(tmp_path: Path) -> None:
+    """A client's local noise, and when it stops, would follow how often it is drawn."""
+    data = FederatedDataModule(ToyData(), clients=4)
+    for sampler, message in ((PoissonSampler(0.5), "LocalDP's epsilon makes"), (None, "")):
+        rounds = FederatedRounds(sampler, aggregation=PrivateMean(), weighting="equal")
+        callbacks = [rounds, LocalDP(epsilon=30.0), CentralDP(noise_multiplier=1.0)]
+        trainer, module = quiet_trainer(tmp_path, 1, callbacks), ToyModule().double()
+        module.net.dropout.p = 0.0
+        if message:
+            with pytest.raises(ConfigError, match=message):
+                trainer.fit(module, datamodule=data)
+        else:
+            trainer.fit(module, datamodule=data)
 
 
 def test_refuses_control_variates(tmp_path: Path) -> None:

@@ -39,8 +39,9 @@ class CentralDP(Callback):
     """Calibrates the noise of `PrivateMean` and accounts for it: (ε, δ) for each client.
 
     McMahan et al., arXiv 1710.06963. Neighbours are two runs one of which has zero in place of all
-    updates of one client. Who sees all released adapters can then not tell one from the other; the
-    server, and whoever reads its checkpoints inside a round, is trusted.
+    updates of one client. Who sees all released adapters can then not tell one from the other. The
+    server is trusted, and so is whoever reads its checkpoints: to go on from, they hold the last
+    cohort and losses, and inside a round updates. Publish weights.
 
     - `PoissonSampler`: each round costs every client one step at the sampling rate, since nobody
       knows who is in it. Give `secret_file`, which keys the cohorts too: those of a known seed are
@@ -66,7 +67,8 @@ class CentralDP(Callback):
             comparisons without privacy.
         accountant: `rdp`, `prv` (tighter, slower) or `gdp` (may underestimate) of opacus.
         secret_file: file of 16 bytes or more that keys the noise in place of the seed; without it
-            whoever knows the seed can subtract the noise.
+            whoever knows the seed can subtract the noise. Of two runs with the same file and other
+            data or settings, resumed ones too, publish one: their difference has no noise.
 
     Raises:
         ConfigError: from `setup`, with one line for everything that would break the promise.

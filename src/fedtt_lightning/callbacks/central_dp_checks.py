@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Trainer
 
 from fedtt_lightning.callbacks.federated_rounds import FederatedRounds, find_federation
+from fedtt_lightning.callbacks.local_dp import LocalDP
 from fedtt_lightning.callbacks.scaffold import Scaffold
 from fedtt_lightning.federation import PoissonSampler, PrivateMean
 
@@ -73,6 +74,11 @@ def _federation(federation: FederatedRounds) -> Iterator[str]:
             f"federation.weighting is {federation.weighting}, with which a client's size would "
             "change the mean beyond the clip: set it to equal"
         )
+    if federation.ranks is not None:
+        yield (
+            "federation.ranks gives clients ranks of their own, but CentralDP adds up updates of "
+            "one rank: remove it"
+        )
 
 
 def _poisson(federation: FederatedRounds, trainer: Trainer) -> Iterator[str]:
@@ -93,4 +99,12 @@ def _poisson(federation: FederatedRounds, trainer: Trainer) -> Iterator[str]:
             "federation.aggregation.codec lets clients add the noise, but in a round for which "
             "PoissonSampler draws nobody, nobody adds any: set federation.sampler to "
             "fedtt_lightning.federation.UniformSampler, or remove the codec"
+        )
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(c, LocalDP) and c.epsilon is not None for c in callbacks):
+        yield (
+            "LocalDP's epsilon makes a client's noise and number of visits depend on the cohorts "
+            "that PoissonSampler hides, which CentralDP's accounting cannot follow: give LocalDP "
+            "noise_multiplier alone, or set federation.sampler to "
+            "fedtt_lightning.federation.UniformSampler"
         )
