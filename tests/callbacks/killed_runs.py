@@ -30,13 +30,14 @@ def in_process(*args: object, **options: object) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def main(folder: Path, batches: list[int], extra: list[Callback]) -> None:
-    assert in_process(folder / "whole", folder / "whole.json", *extra) == 0
+def main(folder: Path, batches: list[int], extra: list[Callback], **options: object) -> None:
+    assert in_process(folder / "whole", folder / "whole.json", *extra, **options) == 0
     for batch in batches:
         killed = folder / f"killed-{batch}"
-        status = in_process(killed, folder / "never.json", At(batch, kill_itself), *extra)
+        killer = At(batch, kill_itself)
+        status = in_process(killed, folder / "never.json", killer, *extra, **options)
         assert os.WTERMSIG(status) == signal.SIGKILL
-        assert in_process(killed, folder / f"killed-{batch}.json", *extra) == 0
+        assert in_process(killed, folder / f"killed-{batch}.json", *extra, **options) == 0
     assert not (folder / "never.json").exists()
 
 

@@ -1,8 +1,7 @@
-"""Runs with central privacy: exact without noise, fixed noise with it, budgets, and resuming."""
+"""Runs with central privacy: exact without noise, fixed noise with it, budgets that end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from lightning.pytorch import Callback, Trainer
 from opacus.accountants import create_accountant
 from torch import Tensor
 
-from fedtt_lightning.callbacks import CentralDP
-from fedtt_lightning.errors import ConfigError
+from central_run import BITS, HIDDEN, KNOWN, run, trained
+from federation.pairwise_masks import PairwiseMaskedSum
+from fedtt_lightning.callbacks import CentralDP, LocalDP, Personalization
 from fedtt_lightning.federation import (
     ClientFailures,
-    FedAdam,
     FixedPointCodec,
     PoissonSampler,
     PrivateMean,
@@ -25,29 +24,7 @@ from fedtt_lightning.federation import (
     UniformSampler,
     generator_for,
 )
-from toy_run import ROUNDS, At, make_run, outcome
-
-HIDDEN = {"weighting": "equal", "sampler": PoissonSampler(0.5)}
-KNOWN = {"weighting": "equal", "sampler": UniformSampler(3)}
-BITS = {"quantile": 0.5, "bit_noise": 2.0}
-
-
-def run(
-    folder: Path, dp: CentralDP | None, rule: PrivateMean | None, **options: Any
-) -> tuple[Trainer, Any, dict[str, Any]]:
-    federation = {**KNOWN, **options.pop("federation", {})}
-    if rule is not None:
-        federation["aggregation"] = rule
-    checkpoint = options.pop("checkpoint", None)
-    extra = options.pop("extra", [])
-    callbacks = [*extra, *([dp] if dp else [])]
-    trainer, module, data, record = make_run(folder, *callbacks, federation=federation, **options)
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    return trainer, module, outcome(module, record)
-
-
-def trained(module: Any) -> dict[str, Tensor]:
-    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+from toy_run import ROUNDS, make_run
 
 
 @pytest.mark.parametrize("codec", [None, FixedPointCodec(60)])
@@ -63,11 +40,20 @@ def test_without_noise_and_with_a_huge_clip_it_is_the_mean(
     assert plain.callback_metrics["fed/clients"] == private.callback_metrics["fed/clients"] == 3
 
 
-def test_frozen_factors_stay_and_the_noise_is_the_one_that_is_keyed(tmp_path: Path) -> None:
-    """One round of FedTT+: its factors that train move by mean and noise, the others not at all."""
-    _, plain, _ = run(tmp_path / "a", CentralDP(noise_multiplier=0.0), PrivateMean(), max_epochs=1)
-    trainer, module, _ = run(
-        tmp_path / "b", CentralDP(noise_multiplier=0.8), PrivateMean(), max_epochs=1
+@pytest.mark.parametrize("own", [[], ["head"]], ids=["all shared", "own head"])
+def test_only_what_travels_gets_noise_and_that_is_the_one_that_is_keyed(
+    tmp_path: Path, own: list[str]
+) -> None:
+    """One round of FedTT+: what trains and travels moves by mean and noise, the rest not at all."""
+    (_, plain, _), (trainer, module, _) = (
+        run(
+            tmp_path / str(noise),
+            CentralDP(noise_multiplier=noise),
+            PrivateMean(),
+            extra=[Personalization(own)] if own else [],
+            max_epochs=1,
+        )
+        for noise in (0.0, 0.8)
     )
     loop = trainer.callbacks[0].loop  # type: ignore[attr-defined]
     drawn = torch.from_numpy(
@@ -77,9 +63,9 @@ def test_frozen_factors_stay_and_the_noise_is_the_one_that_is_keyed(tmp_path: Pa
         (trained(module)[name] - trained(plain)[name]).reshape(-1) for name in loop.travelling.names
     ]
     torch.testing.assert_close(torch.cat(moved), drawn * 0.8 / 3, rtol=1e-9, atol=1e-12)
-    frozen = trained(module).keys() - {*loop.travelling.names}
-    assert frozen
-    assert all(torch.equal(trained(module)[name], trained(plain)[name]) for name in frozen)
+    still = trained(module).keys() - {*loop.travelling.names}
+    assert len(still) == 2 + 2 * len(own)  # two factors; weight and bias of the head
+    assert all(torch.equal(trained(module)[name], trained(plain)[name]) for name in still)
 
 
 def test_dropouts_leave_the_divisor(tmp_path: Path) -> None:
@@ -108,8 +94,10 @@ def test_dropouts_leave_the_divisor(tmp_path: Path) -> None:
         torch.testing.assert_close(trained(module)[name], half, rtol=0, atol=1e-12)
 
 
-def test_epsilon_is_that_of_opacus(tmp_path: Path) -> None:
-    hidden, known = CentralDP(noise_multiplier=1.2), CentralDP(noise_multiplier=1.2)
+@pytest.mark.parametrize("accountant", ["rdp", "prv", "gdp"])
+@pytest.mark.filterwarnings("ignore:GDP accounting")
+def test_epsilon_is_that_of_opacus(tmp_path: Path, accountant: Any) -> None:
+    hidden, known = (CentralDP(noise_multiplier=1.2, accountant=accountant) for _ in range(2))
     runs = [
         run(tmp_path / "a", hidden, PrivateMean(), federation=HIDDEN)[0],
         run(tmp_path / "b", known, PrivateMean())[0],
@@ -120,12 +108,12 @@ def test_epsilon_is_that_of_opacus(tmp_path: Path) -> None:
             client in [visit.client for visit in planner.plan(round).visits]
             for round in range(ROUNDS)
         )
-        for callback, rate, steps in ((hidden, 0.5, ROUNDS), (known, 1.0, came)):
-            direct = create_accountant("rdp")
+        for callback, rate, steps in ((hidden, 0.3, ROUNDS), (known, 1.0, came)):
+            direct = create_accountant(accountant)
             for _ in range(steps):
                 direct.step(noise_multiplier=1.2, sample_rate=rate)
             expected = direct.get_epsilon(1e-5) if steps else 0.0
-            assert callback.ledger.epsilon(client) == pytest.approx(expected, rel=1e-12)
+            assert callback.ledger.epsilon(client) == pytest.approx(expected, rel=1e-9)
     for trainer, callback in zip(runs, (hidden, known), strict=True):
         metrics = trainer.callback_metrics
         assert metrics["dp/epsilon_max"] == pytest.approx(callback.ledger.largest())
@@ -171,15 +159,15 @@ class States(Callback):
 
 def test_a_run_ends_with_its_budget(tmp_path: Path) -> None:
     """After the last round that can be paid for the adapter stays as it is."""
-    dp, states = CentralDP(epsilon=4.0, noise_multiplier=1.2), States()
+    dp, states = CentralDP(epsilon=3.0, noise_multiplier=1.2), States()
     options = {"federation": HIDDEN, "extra": [states], "max_epochs": 8}
     trainer, *_ = run(tmp_path, dp, PrivateMean(), **options)
     (last,) = {*trainer.callbacks[0].loop.planner.retired.values()}  # type: ignore[attr-defined]
     assert 0 < last < 7
     same = [all(torch.equal(a[name], b[name]) for name in a) for a, b in pairwise(states.rounds)]
     assert same == [round >= last for round in range(1, 8)]
-    assert dp.ledger.largest() <= 4.0
-    assert dp.ledger.history(0) == ((1.2, 0.5, last),)
+    assert dp.ledger.largest() <= 3.0
+    assert dp.ledger.history(0) == ((1.2, 0.3, last),)
 
 
 class Diverge(Callback):
@@ -202,68 +190,50 @@ def test_an_update_that_is_no_number_counts_as_zero(tmp_path: Path) -> None:
     assert dp.ledger.history(1) == ((1.0, 1.0, ROUNDS),)
 
 
-RESUMED: dict[str, Callable[[], dict[str, Any]]] = {
-    "poisson": lambda: {"rule": PrivateMean(), "federation": HIDDEN},
-    "adaptive clip": lambda: {
-        "rule": PrivateMean(**BITS),
-        "federation": {**HIDDEN, "server": FedAdam(0.1)},
-    },
-    "known cohorts": lambda: {"rule": PrivateMean()},
-    "noise in shares": lambda: {"rule": PrivateMean(codec=FixedPointCodec(), **BITS)},
-    "budget": lambda: {"rule": PrivateMean(), "dp": CentralDP(7.0, noise_multiplier=1.0)},
-    "secure sums": lambda: {"rule": SecureMean(range=10.0, clients=3, max_weight=50), "dp": None},
-}
+def test_secure_sums_train_as_the_mean_does(tmp_path: Path) -> None:
+    """Weighted by examples; the rounding is told."""
+    examples = {"weighting": "examples"}
+    rule = SecureMean(range=10.0, clients=3, max_weight=50, codec=FixedPointCodec(60))
+    _, plain, _ = run(tmp_path / "a", None, None, federation=examples)
+    trainer, module, _ = run(tmp_path / "b", None, rule, federation=examples)
+    for name, value in trained(plain).items():
+        torch.testing.assert_close(trained(module)[name], value, rtol=0, atol=1e-9)
+    assert 0 < trainer.callback_metrics["secure/quantization_error"] < 1e-12
 
 
-class Between(Callback):
-    """Does something after each round but the last."""
-
-    def __init__(self, action: Callable[[Trainer], None]) -> None:
-        self.action = action
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.current_epoch < ROUNDS - 1:
-            self.action(trainer)
-
-
-@pytest.mark.parametrize("case", RESUMED)
-def test_goes_on_inside_and_between_rounds(case: str, tmp_path: Path) -> None:
-    saved: list[Path] = []
-
-    def save(trainer: Trainer) -> None:
-        saved.append(tmp_path / f"{len(saved)}.ckpt")
-        trainer.save_checkpoint(saved[-1])
-
-    def save_inside(trainer: Trainer) -> None:
-        if trainer.callbacks[0].loop.is_open:  # type: ignore[attr-defined]
-            save(trainer)
-
-    def options() -> dict[str, Any]:
-        return {"dp": CentralDP(noise_multiplier=1.0), **RESUMED[case]()}
-
-    savers = [At(batch, save_inside, end=True) for batch in range(0, 200, 9)]
-    *_, expected = run(tmp_path / "whole", extra=[*savers, Between(save)], **options())
-    assert len(saved) > 4
-    for number, checkpoint in enumerate(saved):
-        *_, resumed = run(tmp_path / f"resumed{number}", checkpoint=checkpoint, **options())
-        assert resumed == expected, checkpoint.name
+@pytest.mark.parametrize("private", [True, False])
+def test_masks_change_no_bit_though_clients_drop_out(tmp_path: Path, private: bool) -> None:
+    federation = {
+        "sampler": UniformSampler(),
+        "failures": ClientFailures(dropout_rate=0.4),
+        "min_clients": 2,
+    }
+    outcomes = []
+    for number, transport in enumerate((None, PairwiseMaskedSum(range(4)))):
+        dp = CentralDP(noise_multiplier=1.0) if private else None
+        rule = (
+            PrivateMean(codec=FixedPointCodec(), transport=transport, **BITS)
+            if private
+            else SecureMean(range=10.0, clients=4, max_weight=50, transport=transport)
+        )
+        trainer, *_, result = run(tmp_path / str(number), dp, rule, federation=federation)
+        outcomes.append(result)
+    planner = trainer.callbacks[0].loop.planner  # type: ignore[attr-defined]
+    assert any(planner.plan(round).dropped and planner.plan(round).visits for round in range(3))
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0]["metrics"]["secure/quantization_error"] > 0
 
 
-def test_a_resumed_run_must_have_the_same_privacy(tmp_path: Path) -> None:
-    for name, byte in (("one", b"1"), ("other", b"2")):
-        (tmp_path / name).write_bytes(byte * 32)
-    one = str(tmp_path / "one")
-    run(tmp_path / "a", CentralDP(3.0, secret_file=one), PrivateMean(), federation=HIDDEN)
-    last = tmp_path / "a" / "checkpoints" / "last.ckpt"
-    rate = {**HIDDEN, "sampler": PoissonSampler(0.6)}
-    for dp, options in (
-        (CentralDP(3.0, secret_file=str(tmp_path / "other")), {}),
-        (CentralDP(4.0, secret_file=one), {}),
-        (CentralDP(3.0, delta=1e-6, secret_file=one), {}),
-        (CentralDP(3.0, secret_file=one), {"max_epochs": ROUNDS + 1}),
-        (CentralDP(3.0, secret_file=one), {"federation": rate}),
-        (None, {"rule": SecureMean()}),
-    ):
-        settings = {"rule": PrivateMean(), "federation": HIDDEN, **options}
-        with pytest.raises(ConfigError, match="use the same"):
-            run(tmp_path / "b", dp, checkpoint=last, **settings)
+def test_both_kinds_of_privacy_keep_their_own_accounts(tmp_path: Path) -> None:
+    local: dict[str, Any] = {"noise_multiplier": 0.9, "epsilon": 40.0}
+    alone, beside = LocalDP(**local), LocalDP(**local)
+    central, both = CentralDP(noise_multiplier=1.0), CentralDP(noise_multiplier=1.0)
+    run(tmp_path / "a", None, None, extra=[alone], dropout=False)
+    run(tmp_path / "b", central, PrivateMean())
+    trainer, *_ = run(tmp_path / "c", both, PrivateMean(), extra=[beside], dropout=False)
+    for client in range(4):
+        assert beside.ledger.history(client) == alone.ledger.history(client)
+        assert both.ledger.history(client) == central.ledger.history(client)
+    metrics = trainer.callback_metrics
+    assert metrics["dp/epsilon_max"] == pytest.approx(alone.ledger.largest())
+    assert metrics["dp/central_epsilon_max"] == pytest.approx(central.ledger.largest())
