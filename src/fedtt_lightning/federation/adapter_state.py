@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from math import prod
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from fedtt_lightning.errors import FederationError
+from fedtt_lightning.federation.wire import message_length, read_message, write_message
 
 
 @dataclass(frozen=True)
@@ -76,15 +73,7 @@ class AdapterSchema:
     @cached_property
     def message_nbytes(self) -> int:
         """Bytes of `AdapterState.to_bytes`, header and all, without any values at hand."""
-        groups = self.by_dtype
-        empty = {dtype: torch.empty(0, dtype=getattr(torch, dtype)) for dtype in groups}
-        header, end = _header(save(empty, metadata={"schema": self.digest})), 0
-        for dtype in [name for name in header if name != "__metadata__"]:  # as they are laid out
-            numel = sum(spec.numel for spec in groups[dtype])
-            start, end = end, end + numel * empty[dtype].itemsize
-            header[dtype] |= {"shape": [numel], "data_offsets": [start, end]}
-        length = len(json.dumps(header, separators=(",", ":")))
-        return 8 + -(-length // 8) * 8 + end
+        return message_length(self.layout, self.digest)
 
     @cached_property
     def digest(self) -> str:
@@ -98,6 +87,14 @@ class AdapterSchema:
         for spec in self.specs:
             groups.setdefault(spec.dtype, []).append(spec)
         return {dtype: tuple(specs) for dtype, specs in groups.items()}
+
+    @property
+    def layout(self) -> dict[str, tuple[torch.dtype, int]]:
+        """The buffers of a message: dtype and length, by the dtype's name."""
+        return {
+            dtype: (getattr(torch, dtype), sum(spec.numel for spec in specs))
+            for dtype, specs in self.by_dtype.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -149,8 +146,7 @@ class AdapterState:
 
     def to_bytes(self) -> bytes:
         """Serialize as safetensors: a flat tensor for each dtype and the schema's hash."""
-        buffers = {dtype: buffer.cpu() for dtype, buffer in self.buffers.items()}
-        return save(buffers, metadata={"schema": self.schema.digest})
+        return write_message(self.buffers, self.schema.digest)
 
     @classmethod
     def from_bytes(cls, data: bytes, schema: AdapterSchema) -> AdapterState:
@@ -159,26 +155,7 @@ class AdapterState:
         Raises:
             FederationError: the bytes are no safetensors, or belong to another schema.
         """
-        metadata = _header(data).get("__metadata__")
-        digest = metadata.get("schema") if isinstance(metadata, dict) else None
-        if digest != schema.digest:
-            raise FederationError(
-                f"the payload's schema {str(digest)[:12]} is not the expected "
-                f"{schema.digest[:12]}: both sides need the same model, method and round"
-            )
-        try:
-            buffers = load(data)
-        except SafetensorError as error:
-            raise FederationError(f"the payload is no valid safetensors: {error}") from None
-        state = cls(
-            schema, {dtype: buffers[dtype] for dtype in schema.by_dtype if dtype in buffers}
-        )
-        for dtype, specs in schema.by_dtype.items():
-            found = buffers.get(dtype)
-            numel = sum(spec.numel for spec in specs)
-            if found is None or found.dtype != getattr(torch, dtype) or found.shape != (numel,):
-                raise FederationError(f"the payload has no buffer of {numel} {dtype} values")
-        return state
+        return cls(schema, read_message(data, schema.layout, schema.digest))
 
     def minus(self, other: AdapterState) -> AdapterState:
         """Return the difference in float64: an update, when `other` is where training began."""
@@ -187,15 +164,3 @@ class AdapterState:
             for dtype, buffer in self.buffers.items()
         }
         return AdapterState(self.schema, buffers)
-
-
-def _header(data: bytes) -> dict[str, Any]:
-    """Read a safetensors header, of which the library's `load` leaves the metadata out."""
-    size = int.from_bytes(data[:8], "little")
-    try:
-        header = json.loads(data[8 : 8 + size]) if 2 <= size <= len(data) - 8 else None
-    except ValueError:
-        header = None
-    if not isinstance(header, dict):
-        raise FederationError("the payload is no safetensors: its header cannot be read")
-    return header
