@@ -16,11 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 from pathlib import Path
 from typing import Any
 
 from grid import Cell, run_cells
+from methods import METHODS
+from scores import accuracy, sent, shown, summarize
 
 RATES = ("3e-3", "1e-2", "3e-2")
 TUNING_SEED = 100
@@ -55,18 +56,6 @@ SPLITS = {
         for level in ("mild", "severe")
     },
 }  # fmt: skip
-FEDTT = ("configs/methods/fedtt.yaml",)
-LORA = ("configs/methods/lora.yaml",)
-DENSE_HEAD = ("--model.peft.tt_classifier", "false")  # the head of all the others
-METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "FedTT r=5": (FEDTT, DENSE_HEAD),
-    "FedTT+ r=5": ((*FEDTT, "callbacks/fedtt_plus.yaml"), DENSE_HEAD),
-    "LoRA r=8": (LORA, ()),
-    "FFA-LoRA r=8": ((*LORA, "callbacks/ffa_lora.yaml"), ()),
-    "RoLoRA r=8": ((*LORA, "callbacks/rolora.yaml"), ()),
-    "dense adapter": (("configs/methods/dense_adapter.yaml",), ()),
-    "head only": (("configs/methods/head_only.yaml",), ()),
-}
 HOLDOUT = 500
 
 
@@ -95,10 +84,6 @@ def cell(
 
 def tuning(dataset: str, method: str, lr: str) -> Cell:
     return cell(dataset, method, TUNING_SPLIT, 10, lr, TUNING_SEED, HOLDOUT)
-
-
-def accuracy(record: dict[str, Any]) -> float:
-    return float(record["summary"]["metrics"]["val_acc"])
 
 
 def held_out(out: Path, dataset: str, method: str, lr: str) -> float | None:
@@ -151,24 +136,9 @@ def results(args: argparse.Namespace) -> list[dict[str, Any]]:
                     if done:
                         rows.append(
                             {"dataset": dataset, "clients": clients, "method": method}
-                            | {"split": split, "lr": lr, **_summary(done)}
+                            | {"split": split, "lr": lr, **summarize(done)}
                         )
     return rows
-
-
-def _summary(done: list[dict[str, Any]]) -> dict[str, Any]:
-    scores = [accuracy(record) for record in done]
-    one = done[0]["summary"]
-    return {
-        "seeds": len(scores),
-        "accuracy": scores,
-        "mean": statistics.mean(scores),
-        "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
-        "trained_parameters": one["trainable_parameters"],
-        "upload_bytes": one["upload_bytes_per_client"],
-        "head_bytes": 4 * done[0]["head_parameters"],
-        "upload_bytes_total": one["upload_bytes_total"],
-    }
 
 
 def table(args: argparse.Namespace) -> None:
@@ -183,14 +153,11 @@ def table(args: argparse.Namespace) -> None:
         print(f"| method | lr | {' | '.join(heads)} | up a visit | without head |")
         print("|---|---|" + "---|" * (len(columns) + 2))
         for method in METHODS:
-            shown = [found.get((dataset, method, *column)) for column in columns]
-            if (one := next((row for row in shown if row is not None), None)) is None:
+            ours = [found.get((dataset, method, *column)) for column in columns]
+            if (one := next((row for row in ours if row is not None), None)) is None:
                 continue
-            up, adapter = one["upload_bytes"], one["upload_bytes"] - one["head_bytes"]
-            print(
-                f"| {method} | {one['lr']} | {' | '.join(map(_score, shown))} "
-                f"| {up / 1024:.1f} KiB | {adapter / 1024:.1f} KiB |"
-            )
+            scores = [shown(row, len(SEEDS)) for row in ours]
+            print(f"| {method} | {one['lr']} | {' | '.join(scores)} | {sent(one)} |")
     whole = len(args.datasets) * len(METHODS) * len(columns) * len(SEEDS)
     runs = sum(row["seeds"] for row in rows)
     print(f"\n{runs} of {whole} runs are done" + (":" if runs < whole else "."))
@@ -205,14 +172,6 @@ def table(args: argparse.Namespace) -> None:
                 print(f"- {dataset}, {clients} clients: {missing} runs are missing")
 
 
-def _score(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    spread = "" if row["deviation"] is None else f" ± {row['deviation']:.3f}"
-    few = f" ({row['seeds']})" if row["seeds"] < len(SEEDS) else ""
-    return f"{row['mean']:.3f}{spread}{few}".replace("0.", ".")
-
-
 def tuning_table(args: argparse.Namespace) -> None:
     print(f"\n| accuracy on {HOLDOUT} held-out rows | {' | '.join(f'lr {lr}' for lr in RATES)} |")
     print("|---|" + "---|" * len(RATES))
@@ -220,8 +179,8 @@ def tuning_table(args: argparse.Namespace) -> None:
         for method in METHODS:
             scores = [held_out(args.out, dataset, method, lr) for lr in RATES]
             if any(score is not None for score in scores):
-                shown = ["–" if score is None else f"{score:.3f}"[1:] for score in scores]
-                print(f"| {dataset}, {method} | {' | '.join(shown)} |")
+                texts = ["–" if score is None else f"{score:.3f}"[1:] for score in scores]
+                print(f"| {dataset}, {method} | {' | '.join(texts)} |")
 
 
 def main() -> None:
