@@ -34,3 +34,5 @@ def test_seed_all_seeds_every_generator() -> None:
     first = draw()
     seed_all(5)
     assert draw() == first
+    torch.manual_seed(5)
+    assert float(torch.rand(())) == first[2]
