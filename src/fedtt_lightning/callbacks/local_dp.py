@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from fedtt_lightning.callbacks.federated_rounds import find_federation
-from fedtt_lightning.callbacks.local_dp_checks import check_optimizers, local_dp_problems
+from fedtt_lightning.callbacks.local_dp_checks import local_dp_problems, only_optimizer
 from fedtt_lightning.callbacks.local_dp_loss import check_mean_loss
 from fedtt_lightning.callbacks.parts import call_hook, client_data
 from fedtt_lightning.callbacks.progress import progress
@@ -152,7 +152,7 @@ class LocalDP(Callback):
 
         # Of a frozen backbone's first adapter, whose hook fires as it should.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        self._optimizer = PrivateOptimizer(check_optimizers(trainer, pl_module))
+        self._optimizer = PrivateOptimizer(only_optimizer(trainer, pl_module))
         self._optimizer.attach_step_hook(lambda _: self._stepped(trainer, pl_module))
         trainer.optimizers = [self._optimizer]
 

@@ -134,19 +134,15 @@ def _dropout(module: nn.Module) -> float:
     return max([*rates, *(rate for rate in own if isinstance(rate, float))], default=0.0)
 
 
-def check_optimizers(trainer: Trainer, module: LightningModule) -> Optimizer:
-    """Return the only optimizer; ConfigError if there are others, or it leaves tensors out."""
-    optimizers = trainer.optimizers
-    if len(optimizers) != 1:
-        raise ConfigError(
-            f"the module's configure_optimizers gives {len(optimizers)} optimizers, but LocalDP "
-            "needs exactly one: let one step all parameters"
-        )
-    steps = {id(p) for group in optimizers[0].param_groups for p in group["params"]}
+def only_optimizer(trainer: Trainer, module: LightningModule) -> Optimizer:
+    """Return the optimizer, of which Lightning takes one; ConfigError if it leaves tensors out."""
+    (optimizer,) = trainer.optimizers
+    steps = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in trainable_parameters(module).items() if id(p) not in steps]
     if missing:
+        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise ConfigError(
-            f"the module's configure_optimizers leaves out {missing[0]} and {len(missing) - 1} "
-            "others that require gradients: freeze them or hand them to the optimizer"
+            f"the module's configure_optimizers leaves out {missing[0]}{more}, which require "
+            "gradients: freeze them or hand them to the optimizer"
         )
-    return optimizers[0]
+    return optimizer

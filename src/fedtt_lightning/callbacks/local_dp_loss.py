@@ -50,7 +50,7 @@ def check_mean_loss(trainer: Trainer, module: LightningModule) -> None:
                     "the module's training_step returns no loss, but LocalDP needs one of each "
                     "batch: return it"
                 )
-            return float(found["loss"] if isinstance(found, Mapping) else found)
+            return (found["loss"] if isinstance(found, Mapping) else found).item()
 
         alone = [loss([example]) for example in examples]
         together, again = loss(examples), loss(examples)

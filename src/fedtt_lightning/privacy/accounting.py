@@ -87,15 +87,15 @@ def noise_for(
     def spent(noise: float) -> float:
         return epsilon_of(((noise, rate, steps),), delta, accountant)
 
-    low, high = 0.0, 1.0
-    while not spent(high) <= epsilon:
-        low, high = high, 2 * high
-        if high > _LARGEST_NOISE:
+    low, high, before = 0.0, 1.0, inf
+    while not (now := spent(high)) <= epsilon:
+        if high > _LARGEST_NOISE or now > 0.999 * before:  # RDP never goes below log(1/δ) / 63
             raise ConfigError(
-                f"epsilon {epsilon:g} at delta {delta:g} is reached by no noise up to "
-                f"{_LARGEST_NOISE:g} over {steps} steps: raise epsilon or delta, or take fewer "
-                "rounds or local steps"
+                f"epsilon {epsilon:g} at delta {delta:g} is reached by no noise over {steps} steps "
+                f"with accountant {accountant}: raise epsilon or delta, or use accountant prv, "
+                "which tells the smallest"
             )
+        low, high, before = high, 2 * high, now
     while epsilon - spent(high) > _TOLERANCE * min(epsilon, 1) and high - low > 1e-4 * high:
         middle = (low + high) / 2
         if spent(middle) <= epsilon:
