@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from timing import Ratio, main, ratio, take_turns
+from timing import Row, main, ratio, take_turns
 
 FEATURES, BATCH, TOKENS, RANK = 768, 32, 128, 5
 
@@ -38,7 +38,7 @@ def check() -> None:
             torch.testing.assert_close(sample[i], parameter.grad)
 
 
-def measure(repeats: int) -> list[Ratio]:
+def measure(repeats: int) -> list[Row]:
     import torch
     from opacus.grad_sample import GradSampleHooks
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from timing import Ratio, main, ratio, take_turns
+from timing import Row, main, ratio, take_turns
 
 TOKENS, VOCABULARY = 128, 8192
 BATCHES = (32, 8)
@@ -64,7 +64,7 @@ def check(peft: Callable[[], Any]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def measure(repeats: int) -> list[Ratio]:
+def measure(repeats: int) -> list[Row]:
     from peft import LoraConfig
 
     from fedtt_lightning.adapters import TTAdapterConfig

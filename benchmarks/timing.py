@@ -1,4 +1,4 @@
-"""Ratios of running times: cases take turns in one process, and each turn is a pair."""
+"""Measurements as rows of one table: ratios of cases that take turns, each turn a pair."""
 
 from __future__ import annotations
 
@@ -20,21 +20,31 @@ _PACKAGES = ("torch", "transformers", "lightning", "peft", "opacus")
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A case's time over another's: the median of turns, and where half of them lie.
+class Row:
+    """What was measured: a median and where the middle half of the measurements lies.
 
     Attributes:
-        bar: the limit that the project sets itself, None where there is none.
+        value: a ratio to what it is compared with, or a number of `unit`.
+        bar: the limit that the project sets itself, None where there is none; a `least` one is not
+            to be fallen short of, others are not to be exceeded.
+        detail: the measurements behind a ratio, in words.
     """
 
     what: str
     against: str
-    bar: float | None
-    median: float
+    value: float
     low: float
     high: float
-    milliseconds: float
-    against_milliseconds: float
+    bar: float | None = None
+    unit: str = "×"
+    least: bool = False
+    detail: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        if self.bar is None:
+            return None
+        return self.value >= self.bar if self.least else self.value <= self.bar
 
 
 def take_turns(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -67,20 +77,13 @@ def ratio(
     what: str,
     against: str,
     bar: float | None = None,
-) -> Ratio:
-    """Compare two cases turn by turn."""
+) -> Row:
+    """Compare the times of two cases turn by turn."""
     pairs = [a / b for a, b in zip(times[case], times[base], strict=True)]
-    low, _, high = statistics.quantiles(pairs, n=4)
-    return Ratio(
-        what,
-        against,
-        bar,
-        statistics.median(pairs),
-        low,
-        high,
-        1e3 * statistics.median(times[case]),
-        1e3 * statistics.median(times[base]),
-    )
+    low, middle, high = statistics.quantiles(pairs, n=4)
+    ours, theirs = statistics.median(times[case]), statistics.median(times[base])
+    detail = f"{1e3 * ours:.1f} / {1e3 * theirs:.1f} ms"
+    return Row(what, against, middle, low, high, bar, detail=detail)
 
 
 def machine() -> dict[str, Any]:
@@ -98,20 +101,22 @@ def machine() -> dict[str, Any]:
     }
 
 
-def markdown(rows: Sequence[Ratio]) -> str:
+def markdown(rows: Sequence[Row]) -> str:
     lines = [
-        "| what | compared with | ratio (half of the turns) | bar | ms |",
+        "| what | compared with | median (middle half) | bar | |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        bar = "–" if row.bar is None else f"≤ {row.bar:.2f}"
-        spread = f"{row.median:.3f} ({row.low:.3f}–{row.high:.3f})"
-        times = f"{row.milliseconds:.1f} / {row.against_milliseconds:.1f}"
-        lines.append(f"| {row.what} | {row.against} | {spread} | {bar} | {times} |")
+        bar = "–"
+        if row.bar is not None:
+            bar = f"{'≥' if row.least else '≤'} {row.bar:g}{'' if row.met else ' missed'}"
+        unit = "" if row.unit == "×" else f" {row.unit}"
+        value = f"{row.value:.3f}{unit} ({row.low:.3f}–{row.high:.3f})"
+        lines.append(f"| {row.what} | {row.against} | {value} | {bar} | {row.detail} |")
     return "\n".join(lines)
 
 
-def main(description: str | None, measure: Callable[[int], list[Ratio]], repeats: int) -> None:
+def main(description: str | None, measure: Callable[[int], list[Row]], repeats: int) -> None:
     """Run a benchmark from the command line: print its table, and write it where asked to."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
@@ -119,10 +124,16 @@ def main(description: str | None, measure: Callable[[int], list[Ratio]], repeats
     parser.add_argument("--repeats", type=int, default=repeats, help="turns of each case")
     parser.add_argument("--json", type=Path, help="file for the numbers, with the machine")
     args = parser.parse_args()
-    rows = measure(args.repeats)
+    report(measure(args.repeats), args.json)
+
+
+def report(rows: Sequence[Row], file: Path | None) -> None:
+    """Print rows and the machine, and write them as JSON if asked to."""
     about = machine()
     print(markdown(rows))
-    print(", ".join(f"{name} {value}" for name, value in about.items()) + ", one thread")
-    if args.json is not None:
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    if file is not None:
         record = {"machine": about, "rows": [asdict(row) for row in rows]}
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+        partial.replace(file)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from timing import Ratio, markdown, ratio, take_turns
+from timing import Row, markdown, ratio, take_turns
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -23,8 +23,17 @@ def test_cases_take_turns() -> None:
 def test_a_ratio_is_the_median_of_pairs() -> None:
     times = {"fast": [1.0, 10.0, 2.0, 1.0, 1.0], "slow": [2.0, 20.0, 4.0, 2.0, 3.0]}
     row = ratio(times, "slow", "fast", "slow", "fast", 1.5)
-    assert row == Ratio("slow", "fast", 1.5, 2.0, 2.0, 2.5, 3000.0, 1000.0)
-    assert "| slow | fast | 2.000 (2.000–2.500) | ≤ 1.50 | 3000.0 / 1000.0 |" in markdown([row])
+    detail = "3000.0 / 1000.0 ms"
+    assert row == Row("slow", "fast", 2.0, 2.0, 2.5, 1.5, detail=detail) and not row.met
+    shown = f"| slow | fast | 2.000 (2.000–2.500) | ≤ 1.5 missed | {detail} |"
+    assert shown in markdown([row])
+
+
+def test_bars_may_be_limits_from_below() -> None:
+    row = Row("aggregation", "lists", 5.0, 4.5, 5.5, 4.0, least=True)
+    assert row.met and "≥ 4 |" in markdown([row])
+    assert Row("start", "imports", 2.5, 2.0, 3.0, 2.0, "s").met is False
+    assert "2.500 s (2.000–3.000) | ≤ 2 missed" in markdown([Row("", "", 2.5, 2, 3, 2.0, "s")])
 
 
 @pytest.mark.processes
@@ -36,4 +45,4 @@ def test_a_benchmark_prints_and_writes_its_ratios(tmp_path: Path) -> None:
     record = json.loads(file.read_text())
     assert record["machine"]["cores"] and len(record["rows"]) == 3
     for row in record["rows"]:
-        assert row["low"] <= row["median"] <= row["high"] and row["what"] in done.stdout
+        assert row["low"] <= row["value"] <= row["high"] and row["what"] in done.stdout
