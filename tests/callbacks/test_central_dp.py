@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import exp, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants import create_accountant
+from scipy.stats import norm
 
 from fedtt_lightning import FederatedDataModule, FederatedRounds
 from fedtt_lightning.callbacks import CentralDP, LocalDP, Scaffold
@@ -236,9 +238,12 @@ def test_refuses_its_rule_alone(tmp_path: Path) -> None:
         quiet_trainer(tmp_path, 2, [rounds]).fit(ToyModule().double(), datamodule=data)
 
 
-def test_fixed_cohorts_pay_alone() -> None:
-    plan = plan_central(
-        CentralBudget(3.0, DELTA, None, "prv"), planner(5, sampler=FixedSampler([1, 3])), 10, 2
-    )
+@pytest.mark.parametrize(("accountant", "slack"), [("rdp", 0.35), ("prv", 0.03), ("gdp", 2.0)])
+def test_known_cohorts_pay_no_less_than_the_exact_price(accountant: Any, slack: float) -> None:
+    """Of composed Gaussian mechanisms in closed form (Dong et al., arXiv 1905.02383)."""
+    cohorts = planner(5, sampler=FixedSampler([1, 3]))
+    plan = plan_central(CentralBudget(3.0, DELTA, None, accountant), cohorts, 10, 2)
     assert plan.expected_clients == 2
-    assert 2.9 < opacus_epsilon(plan.noise, 1.0, 10, "prv") <= 3.0
+    mu = sqrt(10) / plan.noise
+    tail = [norm.cdf(mu / 2 - e / mu) - exp(e) * norm.cdf(-mu / 2 - e / mu) for e in (3, 3 - slack)]
+    assert tail[0] <= DELTA < tail[1]

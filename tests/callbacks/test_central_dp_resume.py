@@ -71,9 +71,9 @@ def test_goes_on_inside_and_between_rounds(case: str, tmp_path: Path) -> None:
     def options() -> dict[str, Any]:
         return {"dp": CentralDP(noise_multiplier=1.0), **RESUMED[case]()}
 
-    savers = [At(batch, save_inside, end=True) for batch in range(0, 200, 13)]
+    savers = [At(batch, save_inside, end=True) for batch in range(0, 200, 19)]
     *_, expected = run(tmp_path / "whole", extra=[*savers, Between(save)], **options())
-    assert len(saved) > 4
+    assert len(saved) > 3
     # Lightning sums up the loss after validation: a skipped round shows the one before.
     del expected["metrics"]["fed/train_loss"]
     for number, checkpoint in enumerate(saved):

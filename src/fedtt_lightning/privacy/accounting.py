@@ -50,6 +50,7 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
     with warnings.catch_warnings(), np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         warnings.filterwarnings("ignore", message="GDP accounting is experimental")
         warnings.filterwarnings("ignore", message="Optimal order is the")
+        warnings.filterwarnings("ignore", message="divide by zero encountered in log")  # rate 1
         spent = create_accountant(accountant)
         spent.history = list(history)
         try:

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from federation.aggregation.test_robust import OLD, WIDTH, flat, update
 from fedtt_lightning.federation import FixedPointCodec, PrivateMean
 
-DRAWS, CLIENTS, NOISE, CLIP, LR, BIT_NOISE = 1500, 3, 0.8, 0.7, 0.2, 0.9
+DRAWS, CLIENTS, NOISE, CLIP, LR, BIT_NOISE = 1000, 3, 0.8, 0.7, 0.2, 0.9
 QUIET, LOUD = update(np.zeros(WIDTH)), update(np.full(WIDTH, 1e3))
 
 
