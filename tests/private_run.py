@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 
 from fedtt_lightning import FederatedDataModule
@@ -25,6 +26,7 @@ def private_run(
     private = dp if isinstance(dp, LocalDP) else LocalDP(**{"noise_multiplier": 0.7, **(dp or {})})
     trainer, toy, data, record = make_run(folder, private, *extra, **options)
     if module is not ToyModule or configure is not one_cycle:
+        torch.manual_seed(3)
         toy = module(configure).double()
     toy.net.dropout.p = 0.0
     return trainer, toy, data, record

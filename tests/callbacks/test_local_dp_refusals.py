@@ -159,6 +159,13 @@ def test_lightning_refuses_two_optimizers_and_two_of_them(tmp_path: Path) -> Non
         private_run(tmp_path, LocalDP(1.0))
 
 
+def test_refuses_a_second_one_of_another_class(tmp_path: Path) -> None:
+    class Second(LocalDP):
+        """Which Lightning lets pass."""
+
+    refused(tmp_path, "trainer.callbacks holds 2 LocalDP: leave one", Second(1.0))
+
+
 def test_refuses_a_cap_on_batches_where_budgets_end(tmp_path: Path) -> None:
     options = {"dp": {"noise_multiplier": 1.0, "epsilon": 8.0, "accountant": "gdp"}}
     trainer, module, data, _ = private_run(tmp_path, **options, limit_train_batches=20)

@@ -33,6 +33,8 @@ def local_dp_problems(
     yield from _trainer(trainer)
     yield from _module(module)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if (count := sum(isinstance(callback, type(settings)) for callback in callbacks)) > 1:
+        yield f"trainer.callbacks holds {count} {type(settings).__name__}: leave one"
     if any(isinstance(callback, Scaffold) for callback in callbacks):
         yield (
             "Scaffold in trainer.callbacks uploads control variates, means of raw gradients "
