@@ -13,6 +13,7 @@ _TRAINER_COMMANDS = {
 _COMMANDS = {
     **_TRAINER_COMMANDS,
     "account": "parameters and bytes of FedTT beside LoRA and others, for known model families",
+    "privacy": "noise and epsilon of a planned run, with local and with central DP",
 }
 _USAGE = """\
 usage: python -m fedtt_lightning COMMAND [options]
@@ -31,6 +32,7 @@ examples:
   python -m fedtt_lightning fit --config configs/quickstart.yaml --config callbacks/fedtt_plus.yaml
   python -m fedtt_lightning fit --config configs/quickstart.yaml --ckpt_path last
   python -m fedtt_lightning account --family roberta-base --rank 5
+  python -m fedtt_lightning privacy --clients 100 --rounds 50 --examples 500 --epsilon 1 3 6
 
 Every key of a config file is an option too (--trainer.max_epochs 5); `fit --help` lists them,
 and `fit --config FILE --print_config` shows what a run would use.
@@ -58,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         from fedtt_lightning.account import main as account
 
         return account(rest)
+    if command == "privacy":
+        from fedtt_lightning.privacy.command import main as privacy
+
+        return privacy(rest)
     hint = "put the command first" if command.startswith("-") else f"choose {', '.join(_COMMANDS)}"
     print(f"error: unknown command {command!r}: {hint}", file=sys.stderr)
     return 2
