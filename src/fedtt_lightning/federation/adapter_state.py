@@ -136,6 +136,26 @@ class AdapterState:
         """Return a copy with the names of `schema` only."""
         return self if schema == self.schema else AdapterState.capture(self.tensors(), schema)
 
+    def cut(self, schema: AdapterSchema) -> AdapterState:
+        """Return the first entries along each axis, of the shapes in `schema`."""
+        if schema == self.schema:
+            return self
+        tensors = self.tensors()
+        corners = {
+            spec.name: tensors[spec.name][tuple(map(slice, spec.shape))] for spec in schema.specs
+        }
+        return AdapterState.capture(corners, schema)
+
+    def padded(self, schema: AdapterSchema) -> AdapterState:
+        """Return the values with zeros behind them, up to the shapes in `schema`."""
+        if schema == self.schema:
+            return self
+        whole = {}
+        for spec, (name, small) in zip(schema.specs, self.tensors().items(), strict=True):
+            whole[name] = small.new_zeros(spec.shape)
+            whole[name][tuple(map(slice, small.shape))] = small
+        return AdapterState.capture(whole, schema)
+
     def clone(self) -> AdapterState:
         """Return a copy that shares no memory."""
         return AdapterState(self.schema, {k: buffer.clone() for k, buffer in self.buffers.items()})
