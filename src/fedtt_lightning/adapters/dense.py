@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from fedtt_lightning.tensor_train import ACTIVATIONS
 
+from .stacked import linear
+
 
 class DenseAdapter(nn.Module):
     """x + scaling * (act(x D^T + b_d) U^T + b_u) for x of shape (..., features).
@@ -65,9 +67,9 @@ class DenseAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.to(self.down_weight.dtype)
-        hidden = ACTIVATIONS[self.activation][0](F.linear(rows, self.down_weight, self.down_bias))
+        hidden = ACTIVATIONS[self.activation][0](linear(rows, self.down_weight, self.down_bias))
         hidden = F.dropout(hidden, self.dropout, self.training)
-        update = F.linear(hidden, self.up_weight, self.up_bias)
+        update = linear(hidden, self.up_weight, self.up_bias)
         return x + (self.scaling * update).to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -3,7 +3,8 @@
 Their parameters lie flat on the module that computes with them, `down_core_0`, never in a
 ParameterList: opacus takes per-sample gradients module by module, and leaves the entries of a
 ParameterList, whose own forward never runs, silently without any. Freezing schedules know cores by
-the ending `core_<i>` of their names.
+the ending `core_<i>` of their names. Both modules also work on parameters of several clients,
+stacked along a leading dimension, as `tt_adapter` describes it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from fedtt_lightning.tensor_train import (
     init_linear_,
     tt_adapter,
 )
+
+from .stacked import linear
 
 
 class TTAdapter(nn.Module):
@@ -146,7 +149,8 @@ class TTLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         left, right = half_chains(self.cores, self.shape.split)
-        return F.linear((x.to(left.dtype) @ left), right.T, self.bias).to(x.dtype)
+        narrow = linear(x.to(left.dtype), left.mT, None)
+        return linear(narrow, right.mT, self.bias).to(x.dtype)
 
     @property
     def cores(self) -> list[nn.Parameter]:

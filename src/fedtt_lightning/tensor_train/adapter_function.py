@@ -48,6 +48,9 @@ def tt_adapter(
     dtype. Kept for backward are x and products as wide as the rank; the bottleneck is computed
     again there. Differentiable once: a second derivative raises RuntimeError.
 
+    Cores (G, r_i, k_i, r_{i+1}) and biases (G, size) are those of G clients: the first dimension of
+    x is then G equal parts, one after another, and each goes through the adapter of its client.
+
     With `on_examples` cores and biases get no gradient. In its place backward calls `on_examples`
     with those of each example (the first dimension of x): of `[*down, down_bias, *up, up_bias]`, a
     tensor (examples, *shape) each, or None. They come in closed form from the products that the sum
@@ -122,17 +125,18 @@ class _Adapter(torch.autograd.Function):
         scaling: float,
         on_chains: OnExamples | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = x.reshape(-1, x.shape[-1])
+        rows = _rows(x, down_left)
         a = rows @ down_left.to(x.dtype)
         h = ACTIVATIONS[activation][0](_affine(a, down_right, down_bias))
         if mask is not None:
             h = h * mask.reshape(h.shape)
         c = h @ up_left.to(x.dtype)
         # A column of ones carries the bias: one pass over the wide output, not two.
-        last = up_right if up_bias is None else torch.cat([up_right, up_bias[None]])
+        last = up_right
         if up_bias is not None:
+            last = torch.cat([up_right, up_bias.unsqueeze(-2)], dim=-2)
             c = F.pad(c, (0, 1), value=1.0)
-        y = torch.addmm(rows, c, last.to(x.dtype), alpha=scaling)
+        y = _add_product(rows, c, last.to(x.dtype), scaling)
         return y.reshape(x.shape), a, c
 
     @staticmethod
@@ -151,42 +155,42 @@ class _Adapter(torch.autograd.Function):
         x, down_left, down_right, down_bias, up_left, up_right, up_bias, mask, a, c = (
             ctx.saved_tensors
         )
-        rows, g = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
+        rows, g = _rows(x, down_left), _rows(grad, down_left)
         function, derivative = ACTIVATIONS[ctx.activation]
         z = _affine(a, down_right, down_bias)
         h = function(z) if mask is None else function(z) * mask.reshape(z.shape)
 
         def product(left: Tensor, right: Tensor) -> Tensor:
-            """left^T right over all rows, or over those of each example."""
+            """left^T right over all rows, over those of each client, or over each example's."""
             if ctx.on_chains is None:
-                return left.T @ right
+                return left.mT @ right
             examples = len(x)
             return left.view(examples, -1, left.shape[1]).mT @ right.reshape(
                 examples, -1, right.shape[1]
             )
 
         scaled_right = up_right if ctx.scaling == 1.0 else up_right * ctx.scaling
-        grad_c = g @ scaled_right.to(x.dtype).T
+        grad_c = g @ scaled_right.to(x.dtype).mT
         grad_last = product(c, g)
         if ctx.scaling != 1.0:
             grad_last = grad_last * ctx.scaling
         grad_up_left = product(h, grad_c)
-        grad_h = grad_c @ up_left.to(x.dtype).T
+        grad_h = grad_c @ up_left.to(x.dtype).mT
         if mask is not None:
             grad_h = grad_h * mask.reshape(z.shape)
         grad_z = derivative(grad_h, z)
         grad_down_right = product(a, grad_z)
-        grad_a = grad_z @ down_right.to(x.dtype).T
+        grad_a = grad_z @ down_right.to(x.dtype).mT
         # The gradient of a tall L is computed as a wide transpose, which is 2-3 times faster.
         grad_down_left = product(grad_a, rows).mT
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.addmm(g, grad_a, down_left.to(x.dtype).T).reshape(x.shape)
+            grad_x = _add_product(g, grad_a, down_left.to(x.dtype).mT).reshape(x.shape)
 
         def like(tensor: Tensor, value: Tensor) -> Tensor:
             return value.to(tensor.dtype).contiguous()
 
-        rank, grad_down_bias, grad_up_bias = up_right.shape[0], None, None
+        rank, grad_down_bias, grad_up_bias = up_right.shape[-2], None, None
         if down_bias is not None:
             grouped = grad_z if ctx.on_chains is None else grad_z.view(len(x), -1, z.shape[1])
             grad_down_bias = like(down_bias, grouped.sum(-2))
@@ -206,6 +210,17 @@ class _Adapter(torch.autograd.Function):
         return grad_x, *grads, None, None, None, None, None
 
 
+def _rows(x: Tensor, left: Tensor) -> Tensor:
+    """All vectors of x (rows, in), or those of each client (G, rows, in)."""
+    return x.reshape(*left.shape[:-2], -1, x.shape[-1])
+
+
 def _affine(a: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     right = right.to(a.dtype)
-    return a @ right if bias is None else torch.addmm(bias.to(a.dtype), a, right)
+    return a @ right if bias is None else _add_product(bias.to(a.dtype).unsqueeze(-2), a, right)
+
+
+def _add_product(base: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
+    """base + scale * left right, of matrices or stacks of them."""
+    add = torch.addmm if left.dim() == 2 else torch.baddbmm
+    return add(base, left, right, alpha=scale)

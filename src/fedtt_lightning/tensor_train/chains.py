@@ -8,19 +8,29 @@ from torch import Tensor
 
 
 def left_chain(cores: Sequence[Tensor]) -> Tensor:
-    """Cores (r_{i}, k_i, r_{i+1}) with r_0 = 1, multiplied to L of shape (k_0 ... k_n, r)."""
-    chain = cores[0].reshape(-1, cores[0].shape[2])
+    """Cores (r_{i}, k_i, r_{i+1}) with r_0 = 1, multiplied to L of shape (k_0 ... k_n, r).
+
+    Leading dimensions that all cores share, such as one of clients, stay in front.
+    """
+    lead = cores[0].shape[:-3]
+    chain = cores[0].reshape(*lead, -1, cores[0].shape[-1])
     for core in cores[1:]:
         # (K, r) @ (r, k s) is already in the memory order of (K k, s).
-        chain = (chain @ core.reshape(core.shape[0], -1)).reshape(-1, core.shape[2])
+        product = chain @ core.reshape(*lead, core.shape[-3], -1)
+        chain = product.reshape(*lead, -1, core.shape[-1])
     return chain
 
 
 def right_chain(cores: Sequence[Tensor]) -> Tensor:
-    """Cores (r_{i}, k_i, r_{i+1}), the last rank 1, multiplied to R of shape (r, k_0 ... k_n)."""
-    chain = cores[-1].reshape(cores[-1].shape[0], -1)
+    """Cores (r_{i}, k_i, r_{i+1}), the last rank 1, multiplied to R of shape (r, k_0 ... k_n).
+
+    Leading dimensions that all cores share stay in front.
+    """
+    lead = cores[-1].shape[:-3]
+    chain = cores[-1].reshape(*lead, cores[-1].shape[-3], -1)
     for core in reversed(cores[:-1]):
-        chain = (core.reshape(-1, core.shape[2]) @ chain).reshape(core.shape[0], -1)
+        product = core.reshape(*lead, -1, core.shape[-1]) @ chain
+        chain = product.reshape(*lead, core.shape[-3], -1)
     return chain
 
 
@@ -51,6 +61,8 @@ def right_chain_gradients(cores: Sequence[Tensor], grad: Tensor) -> list[Tensor]
 
 def half_chains(cores: Sequence[Tensor], split: int) -> tuple[Tensor, Tensor]:
     """L (in x r) from the first `split` cores and R (r x out) from the others; the matrix is L R.
+
+    Leading dimensions that all cores share stay in front.
 
     A layer computes (x L) R, at 2 r (in + out) FLOPs a token in place of 2 in out, and the matrix
     is never built. Everything is contiguous, and so are the gradients of contiguous cores, which is
