@@ -16,13 +16,15 @@ from lightning.pytorch import Callback, Trainer
 
 from central_run import BITS, HIDDEN, run
 from fedtt_lightning.callbacks import CentralDP
-from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import (
     FedAdam,
     FixedPointCodec,
+    FixedSampler,
     PoissonSampler,
     PrivateMean,
     SecureMean,
+    UniformSampler,
 )
 from toy_run import ROUNDS, At
 
@@ -112,6 +114,17 @@ def test_a_calibrated_run_cannot_be_made_longer(tmp_path: Path) -> None:
     last = tmp_path / "checkpoints" / "last.ckpt"
     with pytest.raises(ConfigError, match=r"calibrated for 3 rounds.*calibrated for 4 rounds"):
         run(tmp_path, CentralDP(9.0), PrivateMean(), checkpoint=last, max_epochs=ROUNDS + 1)
+
+
+def test_other_cohorts_cannot_make_a_client_spend_more(tmp_path: Path) -> None:
+    """Clients 2 and 3 have spent all in rounds that another sampler, asked now, gives to others."""
+    dp: dict[str, Any] = {"epsilon": 8.0, "noise_multiplier": 1.0}
+    first = {"sampler": FixedSampler([2, 3])}
+    run(tmp_path, CentralDP(**dp), PrivateMean(), federation=first, max_epochs=2)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    other = {"sampler": UniformSampler(2)}
+    with pytest.raises(FederationError, match=r"round 3 would cost a client epsilon 9\.01 of 8"):
+        run(tmp_path, CentralDP(**dp), PrivateMean(), federation=other, checkpoint=last)
 
 
 def test_between_rounds_a_checkpoint_holds_no_gradient_and_no_sum(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fedtt_lightning.callbacks.central_dp_checks import central_dp_problems
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.callbacks.local_dp import LocalDP
 from fedtt_lightning.callbacks.progress import progress
-from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import (
     AdapterState,
     PoissonSampler,
@@ -72,6 +72,7 @@ class CentralDP(Callback):
 
     Raises:
         ConfigError: from `setup`, with one line for everything that would break the promise.
+        FederationError: a round would cost a client more than `epsilon`.
     """
 
     def __init__(
@@ -177,12 +178,13 @@ class CentralDP(Callback):
         plan = self._plan
         assert plan is not None
         calibrated = f" calibrated for {rounds} rounds" if self.noise_multiplier is None else ""
+        shares = f", noise shared out on {plan.fewest_clients}" if rule.codec else ""
         others = "" if planner.privacy == "none" else f"{planner.privacy}; "
         return (
             f"{others}central DP with epsilon {self.epsilon}, delta {self.delta}, noise "
             f"{plan.noise:.6g}{calibrated}, clip {rule.clip}, sampling rate {plan.rate:g}, "
-            f"{plan.expected_clients:g} expected clients, noise shared out on "
-            f"{plan.fewest_clients}, accountant {self.accountant}, {fingerprint(self.secret_file)}"
+            f"{plan.expected_clients:g} expected clients{shares}, accountant {self.accountant}, "
+            f"{fingerprint(self.secret_file)}"
         )
 
     def on_client_update(
@@ -198,19 +200,31 @@ class CentralDP(Callback):
         zeros = {dtype: torch.zeros_like(buffer) for dtype, buffer in update.buffers.items()}
         return AdapterState(update.schema, zeros)
 
-    def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
-        """Charge everybody who might have been in the round, or those who were."""
-        federation = find_federation(trainer)
-        planner, central = federation.loop.planner, self._plan
+    def on_round_start(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
+        """Charge everybody who might be in the round, or those who are, before it can cost them.
+
+        Raises:
+            FederationError: that is more than a client has left.
+        """
+        planner, central = find_federation(trainer).loop.planner, self._plan
         assert central is not None
         if self._poisson:
-            retired = planner.retired
+            retired = central.retired
             everybody = range(len(planner.sizes))
             charged = [c for c in everybody if retired.get(c, plan.round + 1) > plan.round]
         else:
             charged = [visit.client for visit in plan.visits]
         for client in charged:
             self.ledger.add(client, central.noise, central.rate)
+        if self.epsilon is not None and (spent := self.ledger.largest()) > self.epsilon:
+            raise FederationError(
+                f"round {plan.round + 1} would cost a client epsilon {spent:.4g} of "
+                f"{self.epsilon}: other rounds came before it than this run has planned; resume "
+                "with the federation.sampler, failures and min_clients of the run that began"
+            )
+
+    def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
+        federation = find_federation(trainer)
         values = {
             "epsilon_max": self.ledger.largest(),
             "epsilon_mean": self.ledger.mean(),
