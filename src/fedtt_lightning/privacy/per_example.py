@@ -15,7 +15,8 @@ from fedtt_lightning.errors import FederationError
 from fedtt_lightning.privacy import grad_samplers  # noqa: F401  opacus shall know TTLinear
 from fedtt_lightning.tensor_train import OnExamples
 
-_LEFT_BEHIND = ("grad_sample", "_current_grad_sample", "_forward_counter", "summed_grad")
+_LEFT_ON_PARAMETERS = ("grad_sample", "_current_grad_sample", "_forward_counter", "summed_grad")
+_LEFT_ON_MODULES = ("activations", "max_batch_len", "ft_compute_sample_grad")
 _SHOWN = 3
 
 
@@ -30,6 +31,7 @@ class PerExampleGradients:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._hooks: GradSampleHooks | None = _Hooks(module, loss_reduction="sum")
+        self._hooked = [*self._hooks.iterate_submodules(module)]
         for part in module.modules():
             if isinstance(part, TTAdapter):
                 part.per_example = _taker
@@ -54,17 +56,20 @@ class PerExampleGradients:
             )
 
     def detach(self) -> None:
-        """Remove the hooks and what they left on the parameters; a second call does nothing."""
+        """Remove the hooks and all that they left behind; a second call does nothing."""
         if self._hooks is None:
             return
         self._hooks.cleanup()
         self._hooks = None
         for part in self._module.modules():
             if isinstance(part, TTAdapter):
-                part.per_example = None
+                vars(part).pop("per_example", None)
+        for part in self._hooked:
+            for name in _LEFT_ON_MODULES:  # also activations of a pass that was interrupted
+                vars(part).pop(name, None)
         for parameter in self._module.parameters():
-            for name in _LEFT_BEHIND:
-                parameter.__dict__.pop(name, None)
+            for name in _LEFT_ON_PARAMETERS:
+                vars(parameter).pop(name, None)
 
 
 def recomputed(module: nn.Module) -> bool:
