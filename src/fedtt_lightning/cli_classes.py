@@ -17,6 +17,7 @@ _KEYS = {
     "ServerOptimizer": "federation.server",
     "ClientRanks": "federation.ranks",
     "ClientFailures": "federation.failures",
+    "UploadCodec": "federation.upload",
     "Partitioner": "data.partition",
     "FreezingSchedule": "FactorFreezing.schedule",
     "Callback": "trainer.callbacks",

@@ -17,6 +17,7 @@ from fedtt_lightning.callbacks.parts import (
     trainable_parameters,
     with_hook,
 )
+from fedtt_lightning.callbacks.upload import check_upload
 from fedtt_lightning.data.round_loader import batches_per_epoch
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import (
@@ -95,6 +96,7 @@ def check_federation(
     settings.server.check(shared)
     settings.aggregation.check(shared, fewest_updates(planner))
     _check_limit(settings, planner, trainer)
+    check_upload(settings)
     if settings.aggregation.replaces_factors and learns(schedule):
         raise ConfigError(
             f"federation.aggregation {type(settings.aggregation).__name__} makes factors anew each "

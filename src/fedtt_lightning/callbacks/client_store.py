@@ -156,11 +156,14 @@ class ClientStore:
 
 
 def open_store(
-    trainer: Trainer, callback: Callback, folder: Path, run: str | None, round: int
+    trainer: Trainer, callback: Callback | None, folder: Path, run: str | None, round: int
 ) -> ClientStore:
     """Return a new run's store in `folder`, or that of a run which goes on after `round`.
 
     All processes call it; the first makes or winds back the run's folder.
+
+    Args:
+        callback: whose `dirpath` the folder is, if it can be chosen.
 
     Raises:
         ConfigError: as from `resume`, or the folder cannot be written to.
@@ -172,9 +175,9 @@ def open_store(
             if run is not None:
                 store.resume(round)
         except OSError as error:
+            own = "" if callback is None else f"{type(callback).__name__}'s dirpath or "
             raise ConfigError(
-                f"cannot write to {folder} ({error.strerror}): change "
-                f"{type(callback).__name__}'s dirpath or trainer.default_root_dir"
+                f"cannot write to {folder} ({error.strerror}): change {own}trainer.default_root_dir"
             ) from None
     name = trainer.strategy.broadcast(store.run if store else "")
     return store or ClientStore(folder / name)

@@ -13,6 +13,7 @@ from fedtt_lightning.federation import (
     AdapterState,
     FederatedLoop,
     RoundPlan,
+    UploadCodec,
     Visit,
 )
 
@@ -21,11 +22,11 @@ class Communication(Callback):
     """Counts and logs the bytes that travel in each round and so far.
 
     A client downloads the tensors that changed since it was last there (all of them the first
-    time) and uploads the tensors that trained, both at its own rank. Counted are the bytes of the
-    safetensors messages, without what a transport adds; also those of clients that drop out (their
-    download), are late or come to a round that is skipped. Logged at each round's end:
-    `comm/upload_bytes`, `comm/download_bytes` (this round, all clients), `comm/upload_bytes_total`
-    and `comm/download_bytes_total` (so far).
+    time) and uploads the update of those that trained, as `federation.upload` writes it, both at
+    its own rank. Counted are the bytes of the safetensors messages, without what a transport adds;
+    also those of clients that drop out (their download), are late or come to a round that is
+    skipped. Logged at each round's end: `comm/upload_bytes`, `comm/download_bytes` (this round, all
+    clients), `comm/upload_bytes_total` and `comm/download_bytes_total` (so far).
 
     Attributes:
         uploaded, downloaded: bytes of the last closed round.
@@ -53,11 +54,12 @@ class Communication(Callback):
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         """Count what clients send and fetch that are not trained: dropped, late or too few."""
-        loop = find_federation(trainer).loop
+        federation = find_federation(trainer)
+        loop, codec = federation.loop, federation.upload
         for client in (*plan.dropped, *plan.late, *plan.unused):
             self._download(loop, client, plan.round)
         for client in (*plan.late, *plan.unused):
-            self.count_upload(self._size(loop, loop.travelling, client))
+            self.count_upload(self._size(loop, loop.travelling, client, codec))
             self.uploads += 1
 
     def on_client_start(
@@ -75,8 +77,9 @@ class Communication(Callback):
         update: AdapterState,
     ) -> None:
         """Count the upload of the tensors that trained."""
-        loop = find_federation(trainer).loop
-        self.count_upload(self._size(loop, update.schema, visit.client))
+        federation = find_federation(trainer)
+        schema, codec = update.schema, federation.upload
+        self.count_upload(self._size(federation.loop, schema, visit.client, codec))
         self.uploads += 1
 
     def on_aggregate(
@@ -139,10 +142,18 @@ class Communication(Callback):
         self._seen[client] = round
         self.downloads += 1
 
-    def _size(self, loop: FederatedLoop, schema: AdapterSchema, client: int) -> int:
+    def _size(
+        self,
+        loop: FederatedLoop,
+        schema: AdapterSchema,
+        client: int,
+        codec: UploadCodec | None = None,
+    ) -> int:
         """Return the bytes of a client's message with these tensors, 0 if there are none."""
         schema = loop.message_schema(schema, client)
-        return schema.message_nbytes if schema.specs else 0
+        if not schema.specs:
+            return 0
+        return schema.message_nbytes if codec is None else codec.message_nbytes(schema)
 
 
 def find_communication(trainer: Trainer) -> Communication | None:

@@ -20,11 +20,7 @@ from fedtt_lightning.callbacks.lightning_private import (
     restore_optimizer_steps,
 )
 from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
-from fedtt_lightning.callbacks.parts import (
-    call_hook,
-    client_data,
-    trainable_parameters,
-)
+from fedtt_lightning.callbacks.parts import call_hook, client_data, trainable_parameters
 from fedtt_lightning.callbacks.round_end import end_round, end_visit, skip_round
 from fedtt_lightning.callbacks.round_loss import RoundLoss
 from fedtt_lightning.callbacks.run_state import (
@@ -33,6 +29,7 @@ from fedtt_lightning.callbacks.run_state import (
     load_run,
     save_run,
 )
+from fedtt_lightning.callbacks.upload import UploadChannel
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import (
     AggregationRule,
@@ -45,6 +42,7 @@ from fedtt_lightning.federation import (
     RoundPlanner,
     ServerOptimizer,
     UniformSampler,
+    UploadCodec,
     WeightedMean,
     Weighting,
     seed_all,
@@ -85,6 +83,7 @@ class FederatedRounds(Callback):
         weighting: a client weighs its number of `examples`, or each the same (`equal`), as it
             should where the sampler already prefers large clients.
         ranks: TT or LoRA rank of each client; the adapter's own if not given.
+        upload: how clients write their updates; as they are, in the model's dtype, if not given.
         failures: simulated dropouts and stragglers; none if not given.
         min_clients: updates that a round needs.
         below_min_clients: `skip` a round that has fewer (nothing changes, but it counts as a
@@ -105,6 +104,7 @@ class FederatedRounds(Callback):
         server: ServerOptimizer | None = None,
         weighting: Weighting = "examples",
         ranks: ClientRanks | None = None,
+        upload: UploadCodec | None = None,
         failures: ClientFailures | None = None,
         min_clients: int = 1,
         below_min_clients: Literal["skip", "fail"] = "skip",
@@ -117,12 +117,14 @@ class FederatedRounds(Callback):
         self.server = server or FedAvg()
         self.weighting: Weighting = weighting
         self.ranks = ranks
+        self.upload = upload
         self.failures = failures
         self.min_clients = min_clients
         self.below_min_clients: Literal["skip", "fail"] = below_min_clients
         self.seed = seed
         self._planner: RoundPlanner | None = None
         self._loop: FederatedLoop | None = None
+        self.channel = UploadChannel()
         self._reset: OptimizerReset | None = None
         self.loss = RoundLoss()
         self._metrics: dict[str, Tensor] = {}
@@ -157,6 +159,8 @@ class FederatedRounds(Callback):
         self._reset = OptimizerReset(trainer)
         if self._saved is not None:
             load_run(self._saved, self._loop, self.loss)
+        saved = (self._saved or {}).get("upload")
+        self.channel = UploadChannel.open(self.upload, trainer, self._loop, saved)
         choose_optimizer_steps(trainer, lambda batch: self._steps_after(trainer, batch))
         if trainer.is_global_zero:
             print(client_data(trainer).partition_table(), flush=True)
@@ -221,19 +225,16 @@ class FederatedRounds(Callback):
         if loop.position == loop.plan.num_batches:
             end_round(self, trainer, pl_module)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._park()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._park()
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._park()
+        if self._loop is not None:
+            self._loop.park()
+
+    on_validation_start = on_train_epoch_end = on_train_end
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._park()
+        self.on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         restore_optimizer_steps(trainer)
@@ -254,10 +255,13 @@ class FederatedRounds(Callback):
         if self._loop is not None:
             keep_weights_global(self._loop, pl_module, checkpoint)
             mark_between_rounds(checkpoint)
+            self.channel.note_checkpoint(self._loop)
             checkpoint["fedtt_metrics"] = dict(trainer.callback_metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._loop is None else save_run(self._loop, self.loss)
+        if self._loop is None:
+            return {}
+        return save_run(self._loop, self.loss) | {"upload": self.channel.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict or None
@@ -281,10 +285,6 @@ class FederatedRounds(Callback):
         plan = loop.plan if loop.plan is not None else loop.planner.plan(trainer.current_epoch)
         _, visit, step = plan.locate(batch)
         return visit.steps_optimizer(step, trainer.accumulate_grad_batches)
-
-    def _park(self) -> None:
-        if self._loop is not None:
-            self._loop.park()
 
 
 def find_federation(trainer: Trainer) -> FederatedRounds:

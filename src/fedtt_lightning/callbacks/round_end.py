@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 def end_visit(
     federation: FederatedRounds, trainer: Trainer, module: LightningModule, visit: Visit
 ) -> None:
-    """Take the client's update, let callbacks change it, and count it."""
+    """Take the client's update, let callbacks change it, send it, and count what arrives."""
     call_hook(trainer, "on_client_trained", module, visit)
     update = federation.loop.close_visit()
     for callback in with_hook(trainer, "on_client_update"):
         update = callback.on_client_update(trainer, module, visit, update) or update
+    update = federation.channel.send(trainer, federation.loop, visit, update)
     if federation.loop.accept(visit, update):
         federation.loss.end_visit(visit.num_examples)
     else:

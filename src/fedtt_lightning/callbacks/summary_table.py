@@ -12,6 +12,7 @@ from rich.table import Table
 from fedtt_lightning.account.reference import lora_reference
 from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.fed_prox import FedProx
+from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.callbacks.scaffold import Scaffold
 from fedtt_lightning.federation import (
     FactorSchedule,
@@ -66,11 +67,12 @@ def run_summary(
 
 
 def _additions(trainer: Trainer, loop: FederatedLoop) -> list[str]:
-    """Name what differs from plain federated averaging: aggregation, server and callbacks."""
-    parts = [loop.aggregation, loop.server, *trainer.callbacks]  # type: ignore[attr-defined]
-    kinds = [type(part) for part in parts]
-    ours = [*kinds[:2], *(kind for kind in kinds[2:] if issubclass(kind, (FedProx, Scaffold)))]
-    return [kind.__name__ for kind in ours if kind not in (WeightedMean, FedAvg)]
+    """Name what differs from plain federated averaging: aggregation, server, upload, callbacks."""
+    upload = find_federation(trainer).upload
+    parts = [loop.aggregation, loop.server, *([] if upload is None else [upload])]
+    kept = [c for c in trainer.callbacks if isinstance(c, (FedProx, Scaffold))]  # type: ignore[attr-defined]
+    kinds = [type(part) for part in (*parts, *kept)]
+    return [kind.__name__ for kind in kinds if kind not in (WeightedMean, FedAvg)]
 
 
 def shown_scores(metrics: Iterable[str]) -> list[str]:
