@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning.pytorch import Callback
@@ -17,12 +18,12 @@ from fedtt_lightning.callbacks import Personalization
 from toy_run import At, kill_itself, run_to_file
 
 
-def in_process(*args: object, **options: object) -> int:
-    """Call `run_to_file` in a forked process and return its status as `os.waitpid` gives it."""
+def in_process(*args: object, run: Callable[..., None] = run_to_file, **options: object) -> int:
+    """Call `run` in a forked process and return its status as `os.waitpid` gives it."""
     pid = os.fork()
     if pid == 0:
         try:
-            run_to_file(*args, **options)  # type: ignore[arg-type]
+            run(*args, **options)
         except BaseException as error:
             print(f"failed: {error!r}", file=sys.stderr, flush=True)
             os._exit(1)
