@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, Adagrad, AdamW
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, StepLR
 
 from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
@@ -46,6 +46,7 @@ def frozen_by_rotation(round: int) -> set[str]:
 
 CASES: dict[str, dict[str, Any]] = {
     "adamw": {},
+    "adagrad": {"configure": lambda params: Adagrad(params, lr=0.05)},
     "step scheduler": {"configure": step_lr},
     "epoch scheduler and momentum": {"configure": epoch_lr, "local_epochs": 3},
     "one cycle": {"configure": one_cycle, "local_epochs": 2},

@@ -38,14 +38,21 @@ class OptimizerReset:
             [_settings(group) for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
         ]
+        self._states = [  # empty but for optimizers, such as Adagrad, that fill it at once
+            {parameter: deepcopy(state) for parameter, state in optimizer.state.items()}
+            for optimizer in trainer.optimizers
+        ]
         self._schedulers = [
             deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs
         ]
 
     def apply(self) -> None:
         """Forget all optimizer state and restore every hyper-parameter and scheduler."""
-        for optimizer, groups in zip(self._trainer.optimizers, self._groups, strict=True):
+        for optimizer, groups, states in zip(
+            self._trainer.optimizers, self._groups, self._states, strict=True
+        ):
             optimizer.state.clear()
+            optimizer.state.update({p: deepcopy(state) for p, state in states.items()})
             for group, settings in zip(optimizer.param_groups, groups, strict=True):
                 group.update(deepcopy(settings))
         for config, state in zip(self._trainer.lr_scheduler_configs, self._schedulers, strict=True):
