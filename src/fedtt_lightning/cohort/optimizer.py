@@ -1,0 +1,145 @@
+"""One optimizer for several clients, each with a state, a schedule and a clipping of its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler of the optimizer and what it counts."""
+
+    scheduler: LRScheduler
+    interval: Literal["step", "epoch"] | str
+
+
+@dataclass
+class _Slot:
+    """What an optimizer and its schedulers hold while they serve one client."""
+
+    parameters: list[list[Parameter]]
+    settings: list[dict[str, Any]]
+    schedules: list[dict[str, Any]]
+    state: defaultdict[Any, Any]
+
+
+class ClientOptimizers(Optimizer):
+    """Lets an optimizer and its schedulers step one client after another in each of its steps.
+
+    They are the ones of the module, configured once: before a client's step they get its
+    parameters, state and settings, so that any optimizer works, and elementwise or not makes no
+    difference. Between steps they are as they were configured.
+
+    Args:
+        optimizer: the module's own.
+        schedules: its schedulers, which nobody else may step.
+        clip: clips the gradients of what the optimizer it is given would step.
+        around: runs the closure (forward and backward pass of all clients).
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedules: Sequence[Schedule],
+        clip: Callable[[Optimizer], None],
+        around: Callable[[Callable[[], Any]], Any],
+    ) -> None:
+        # Optimizer's own __init__ would begin anew with groups; these are the wrapped one's.
+        self.param_groups, self.state = optimizer.param_groups, optimizer.state
+        self.defaults = optimizer.defaults
+        self.optimizer = optimizer
+        self._schedules = schedules
+        self._clip, self._around = clip, around
+        self._initial = self._held()
+        self._slots: list[_Slot] = []
+        self._ends_epoch: Sequence[bool] = ()
+
+    def begin(self, own: Sequence[Mapping[Tensor, Parameter]]) -> None:
+        """Start afresh with clients, each given by what stands for the module's parameters."""
+        self._slots = [
+            _Slot(
+                [[client.get(p, p) for p in group] for group in self._initial.parameters],
+                deepcopy(self._initial.settings),
+                deepcopy(self._initial.schedules),
+                defaultdict(
+                    dict, {client[p]: deepcopy(s) for p, s in self.state.items() if p in client}
+                ),
+            )
+            for client in own
+        ]
+
+    def prepare(self, ends_epoch: Sequence[bool]) -> None:
+        """Say for each of the first clients, which take the next step, if it ends a local epoch."""
+        self._ends_epoch = ends_epoch
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        assert closure is not None
+        with torch.enable_grad():
+            result = self._around(closure)
+        try:
+            for slot, ends_epoch in zip(self._slots, self._ends_epoch, strict=False):
+                self._hold(slot)
+                self._clip(self.optimizer)
+                self.optimizer.step()
+                for schedule in self._schedules:
+                    if schedule.interval == "step" or ends_epoch:
+                        schedule.scheduler.step()
+                vars(slot).update(vars(self._held()))
+        finally:
+            self._hold(self._initial)
+        return result
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's as it was configured; clients' are in `clients_state`."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: every client starts from what was configured, or `load_clients_state`."""
+
+    def clients_state(self) -> list[dict[str, Any]]:
+        """Return each client's optimizer state, by the place of its parameter, and schedules."""
+        found = []
+        for slot in self._slots:
+            places = {id(p): i for i, p in enumerate(p for group in slot.parameters for p in group)}
+            state = {places[id(p)]: value for p, value in slot.state.items()}
+            found.append({"settings": slot.settings, "schedules": slot.schedules, "state": state})
+        return deepcopy(found)
+
+    def load_clients_state(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from `clients_state`, after `begin` with as many clients."""
+        for slot, saved in zip(self._slots, deepcopy(state), strict=True):
+            places = [p for group in slot.parameters for p in group]
+            slot.settings, slot.schedules = saved["settings"], saved["schedules"]
+            slot.state.update({places[place]: value for place, value in saved["state"].items()})
+
+    def _held(self) -> _Slot:
+        groups = self.optimizer.param_groups
+        return _Slot(
+            [group["params"] for group in groups],
+            [{key: value for key, value in group.items() if key != "params"} for group in groups],
+            [schedule.scheduler.state_dict() for schedule in self._schedules],
+            self.optimizer.state,
+        )
+
+    def _hold(self, slot: _Slot) -> None:
+        self.optimizer.state = slot.state
+        for group, parameters, settings in zip(
+            self.optimizer.param_groups, slot.parameters, slot.settings, strict=True
+        ):
+            group.update(settings)
+            group["params"] = parameters
+        for schedule, state in zip(self._schedules, slot.schedules, strict=True):
+            schedule.scheduler.load_state_dict(state)

@@ -1,0 +1,92 @@
+"""The trained tensors of several clients in one piece of memory each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+
+class ClientStacks:
+    """One tensor (clients, *shape) for each name, and each client's own as Parameters in it.
+
+    A forward pass uses `leaves`, in which autograd finds the gradients of all clients at once;
+    optimizers step the Parameters of `own`, which are views of the same memory.
+
+    Args:
+        tensors: what clients train, by name.
+        clients: how many have room.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], clients: int) -> None:
+        self._stacks = {
+            name: tensor.detach().expand(clients, *tensor.shape).clone()
+            for name, tensor in tensors.items()
+        }
+        self.own = [
+            {name: Parameter(stack[client]) for name, stack in self._stacks.items()}
+            for client in range(clients)
+        ]
+        self._leaves: dict[str, Tensor] = {}
+        self._made_for: tuple[Collection[str], int] | None = None
+
+    @torch.no_grad()
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Let every client begin from the same values."""
+        for name, stack in self._stacks.items():
+            stack.copy_(tensors[name].detach().expand_as(stack))
+
+    def leaves(self, names: Collection[str], clients: int) -> dict[str, Tensor]:
+        """Return (clients, *shape) of the first `clients` for each of `names`; no gradients yet."""
+        if self._made_for != (names, clients):
+            self._made_for = (names, clients)
+            self._leaves = {
+                name: self._stacks[name][:clients].detach().requires_grad_() for name in names
+            }
+        for leaf in self._leaves.values():
+            leaf.grad = None
+        return self._leaves
+
+    @torch.no_grad()
+    def hand_out(self, sizes: Sequence[int]) -> None:
+        """Give each client its gradients, from those of the mean loss over all examples.
+
+        Args:
+            sizes: examples of each client; its part of the loss becomes the mean over its own.
+        """
+        total, even = sum(sizes), len(set(sizes)) == 1
+        for name, leaf in self._leaves.items():
+            if leaf.grad is None:
+                continue
+            if even:
+                leaf.grad *= len(sizes)
+            else:
+                factors = torch.tensor(sizes, dtype=torch.float64).reciprocal_() * total
+                leaf.grad *= factors.view(-1, *[1] * (leaf.dim() - 1)).to(leaf.grad)
+            for client, gradient in enumerate(leaf.grad):
+                self.own[client][name].grad = gradient
+
+    @torch.no_grad()
+    def take_back(self) -> None:
+        """Forget all gradients."""
+        for leaf in self._leaves.values():
+            leaf.grad = None
+        for own in self.own:
+            for parameter in own.values():
+                parameter.grad = None
+
+    @torch.no_grad()
+    def write(self, client: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write a client's values into the tensors of the same names."""
+        for name, stack in self._stacks.items():
+            tensors[name].copy_(stack[client])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: stack.clone() for name, stack in self._stacks.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, stack in self._stacks.items():
+            stack.copy_(state[name])
