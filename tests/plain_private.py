@@ -1,4 +1,7 @@
-"""DP-SGD inside federated averaging in plain PyTorch, one example's backward at a time."""
+"""Federated averaging over Poisson batches in plain PyTorch, privately and not.
+
+It shares with the library only the names of its random draws.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,46 @@ from fedtt_lightning.federation import seed_for
 from plain_federation import PlainFederation
 
 
+def poisson_batch(
+    experiment: int, indices: np.ndarray, batches: int, round: int, client: int, step: int
+) -> list[int]:
+    rng = np.random.default_rng(seed_for(experiment, "poisson batch", round, client, step))
+    count = int(rng.binomial(len(indices), 1 / batches))
+    return indices[rng.choice(len(indices), count, replace=False)].tolist()  # type: ignore[no-any-return]
+
+
+class PlainPoissonFederation(PlainFederation):
+    """Without privacy: a step uses the batch's summed loss over the expected batch size."""
+
+    def visit(
+        self,
+        model: nn.Module,
+        params: dict[str, nn.Parameter],
+        round: int,
+        client: int,
+        batch_loss: Callable[[nn.Module, list[int]], Tensor],
+    ) -> None:
+        model.train()
+        optimizer = self.configure([*params.values()])
+        indices = self.clients[client]
+        batches = -(-len(indices) // self.batch_size)
+        for step in range(self.local_epochs * batches):
+            drawn = poisson_batch(self.experiment, indices, batches, round, client, step)
+            optimizer.zero_grad()
+            if drawn:
+                (batch_loss(model, drawn) * len(drawn) * batches / len(indices)).backward()
+            else:
+                for p in params.values():
+                    p.grad = torch.zeros_like(p)
+            for name in self.frozen(round):
+                params[name].grad = None
+            optimizer.step()
+        model.zero_grad()
+
+
 @dataclass
 class PlainPrivateFederation(PlainFederation):
-    """`noise` and `bound` are the noise multiplier and the clip of every client."""
+    """DP-SGD, one example's backward at a time; `noise` multiplier and clip `bound` are of all."""
 
     noise: float = 0.0
     bound: float = 1.0
@@ -34,19 +74,16 @@ class PlainPrivateFederation(PlainFederation):
         batches = -(-len(indices) // self.batch_size)
         trained = [p for name, p in params.items() if name not in self.frozen(round)]
         for step in range(self.local_epochs * batches):
-            keys = (round, client, step)
-            rng = np.random.default_rng(seed_for(self.experiment, "poisson batch", *keys))
-            count = int(rng.binomial(len(indices), 1 / batches))
-            drawn = indices[rng.choice(len(indices), count, replace=False)]
+            drawn = poisson_batch(self.experiment, indices, batches, round, client, step)
             total = [torch.zeros_like(p) for p in trained]
-            for index in drawn.tolist():
+            for index in drawn:
                 model.zero_grad()
                 batch_loss(model, [index]).backward()
                 grads = [p.grad for p in trained]
                 norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads]))
                 for sum_, grad in zip(total, grads, strict=True):
                     sum_.add_(grad, alpha=min(1.0, self.bound / (float(norm) + 1e-6)))
-            noise = np.random.default_rng(seed_for(self.experiment, "noise", *keys))
+            noise = np.random.default_rng(seed_for(self.experiment, "noise", round, client, step))
             size = sum(p.numel() for p in trained)
             std = self.noise * self.bound
             if std:

@@ -15,7 +15,7 @@ from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
 from fedtt_lightning.callbacks import FedProx, LocalDP
 from fedtt_lightning.data import BySize
 from fedtt_lightning.federation import UniformSampler
-from plain_private import PlainPrivateFederation
+from plain_private import PlainPoissonFederation, PlainPrivateFederation
 from quiet_trainer import quiet_trainer
 from toy import ToyData, ToyModule, toy_data
 
@@ -101,31 +101,9 @@ def test_equals_plain_dp_sgd_with_frozen_factors(tmp_path: Path) -> None:
 
 def test_without_noise_and_bound_it_is_plain_training(tmp_path: Path) -> None:
     """The gradient is that of the batch's summed loss over the expected batch size."""
-    import numpy as np
-
-    from fedtt_lightning.federation import seed_for
-    from plain_federation import PlainFederation
-
-    class Plain(PlainFederation):
-        def visit(self, model: Any, params: Any, round: int, client: int, batch_loss: Any) -> None:
-            indices, optimizer = self.clients[client], self.configure([*params.values()])
-            batches = -(-len(indices) // self.batch_size)
-            for step in range(self.local_epochs * batches):
-                keys = (round, client, step)
-                rng = np.random.default_rng(seed_for(11, "poisson batch", *keys))
-                count = int(rng.binomial(len(indices), 1 / batches))
-                drawn = indices[rng.choice(len(indices), count, replace=False)].tolist()
-                optimizer.zero_grad()
-                if drawn:
-                    (batch_loss(model, drawn) * count * batches / len(indices)).backward()
-                else:
-                    for p in params.values():
-                        p.grad = torch.zeros_like(p)
-                optimizer.step()
-
     module, before, data, _, _ = fit(tmp_path, noise_multiplier=0.0, clip=1e6)
     x, y = toy_data().tensors
-    plain = Plain(11, [data.clients[i] for i in range(4)], ROUNDS, 4, adamw, 2, 3)
+    plain = PlainPoissonFederation(11, [data.clients[i] for i in range(4)], ROUNDS, 4, adamw, 2, 3)
     expected = plain.run(
         before.net, lambda net, i: torch.nn.functional.cross_entropy(net(x[i]), y[i])
     )
