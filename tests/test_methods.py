@@ -21,9 +21,13 @@ METHODS = {
     # presets: (name in the report, pattern of what trains beside the head)
     ("methods/fedtt", "fedtt_plus_fixed"): ("FedTT+", "core_|bias"),
     ("methods/fedtt", "fedtt_plus_adaptive"): ("FedTT+", "core_|bias"),
+    ("methods/fedtt", "fp16_upload"): ("FedTT, Float16", "core_|bias"),
+    ("methods/fedtt", "fedtt_plus", "int8_upload"): ("FedTT+, Int8", "core_|bias"),
     ("methods/dense_adapter",): ("dense adapter", "(down|up)_(weight|bias)"),
     ("methods/lora", "ffa_lora"): ("FFA-LoRA", "lora_[AB]"),
     ("methods/lora", "rolora"): ("RoLoRA", "lora_[AB]"),
+    ("methods/lora", "bf16_upload"): ("LoRA, BFloat16", "lora_[AB]"),
+    ("methods/lora", "topk_upload"): ("LoRA, TopK", "lora_[AB]"),
     ("methods/ia3",): ("(IA)³", "ia3_l"),
     ("methods/prompt_tuning",): ("prompt tuning", "prompt_encoder"),
     ("methods/prefix_tuning",): ("prefix tuning", "prompt_encoder"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedtt_lightning.account import main
-from fedtt_lightning.account.methods import methods
+from fedtt_lightning.account.methods import methods, part_of
 
 
 def test_json_holds_what_the_methods_count(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,11 +31,42 @@ def test_table_shows_every_method_and_the_published_ratio(
 ) -> None:
     assert main(["--family", "roberta-base"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = {line.split("  ")[0]: line.split() for line in lines}
+    codecs = next(i for i, line in enumerate(lines) if line.startswith("up, with a codec"))
+    rows = {line.split("  ")[0]: line.split() for line in lines[:codecs]}
     assert {"FedTT", "FedTT+", "LoRA r=8", "FFA-LoRA r=8", "RoLoRA r=8"} <= set(rows)
     assert rows["FedTT"][1:5] == ["37,440", "19,968", "0", "3,386"]
     assert rows["FedTT"][-1] == "5.13x"  # 294,912 / 57,408 and two headers
     assert max(map(len, lines)) < 140
+    rows = {line.split("  ")[0]: line.split() for line in lines[codecs:]}
+    assert rows["method"] == [
+        "method",
+        "(B)Float16",
+        "ratio",
+        "Int8",
+        "ratio",
+        "TopK",
+        "0.1",
+        "ratio",
+    ]
+    assert rows["FedTT"][1:] == ["114,992", "10.3x", "58,800", "20.1x", "15,490", "76.2x"]
+
+
+@pytest.mark.parametrize(("family", "ratio"), [("bert-base", 75), ("llama-2-7b", 360)])
+def test_fedtt_plus_in_int8_beside_lora_in_float32(
+    family: str, ratio: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes of a byte a value, a scale of 4 a tensor, and a header; of LoRA 4 a value."""
+    assert main(["--family", family, "--json"]) == 0
+    rows = {row["method"]: row for row in json.loads(capsys.readouterr().out)["methods"]}
+    sent = rows["FedTT+, factors only"]["codecs"]["Int8"]
+    assert sent["reference_ratio"] == pytest.approx(ratio, rel=0.01)
+    method = next(m for m in methods(family, 5, 64) if m.name == "FedTT+, factors only")
+    values = [
+        sum(t.numel() + 4 for n, t in method.tensors.items() if n in names and part_of(n) != "head")
+        for names in method.rounds
+    ]
+    header = sent["upload"]["mean"] - sum(values) / len(values)
+    assert 0 < header < 320
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from fedtt_lightning.federation import (
     FreezingSchedule,
     RoLoRA,
     RotatingFactor,
+    UploadCodec,
 )
 from fedtt_lightning.federation.freezing import factor_groups
 
@@ -51,10 +52,12 @@ class Method:
             counts[part_of(name)] += tensor.numel()
         return counts
 
-    def message_sizes(self, dtype: torch.dtype, head: bool) -> list[int]:
+    def message_sizes(
+        self, dtype: torch.dtype, head: bool, codec: UploadCodec | None = None
+    ) -> list[int]:
         """Return the bytes of each round's message, serialized as the federation does."""
         return [
-            message_size({n: t for n, t in self.tensors.items() if n in names}, dtype, head)
+            message_size({n: t for n, t in self.tensors.items() if n in names}, dtype, head, codec)
             for names in self.rounds
         ]
 
@@ -96,14 +99,25 @@ def lora_tensors(model: nn.Module, r: int, task: TaskType) -> dict[str, Tensor]:
     return _trainable(get_peft_model(model, LoraConfig(r=r, task_type=task)))
 
 
-def message_size(tensors: Mapping[str, Tensor], dtype: torch.dtype, head: bool = True) -> int:
-    """Return the bytes of one message with these tensors' shapes, with or without a task head."""
+def message_size(
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    head: bool = True,
+    codec: UploadCodec | None = None,
+) -> int:
+    """Return the bytes of one message with these tensors' shapes, with or without a task head.
+
+    Args:
+        dtype: of the model.
+        codec: how it is sent; as it is if not given.
+    """
     shapes = {
         name: torch.empty(tensor.shape, dtype=dtype, device="meta")
         for name, tensor in tensors.items()
         if head or part_of(name) != "head"
     }
-    return AdapterSchema.of(shapes).message_nbytes
+    schema = AdapterSchema.of(shapes)
+    return schema.message_nbytes if codec is None else codec.message_nbytes(schema)
 
 
 def part_of(name: str) -> str:

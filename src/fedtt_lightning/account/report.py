@@ -8,16 +8,28 @@ import torch
 
 from fedtt_lightning.account.families import is_decoder
 from fedtt_lightning.account.methods import PARTS, Method, methods
+from fedtt_lightning.federation import BFloat16, Float16, Int8, TopK, UploadCodec
 
 _REFERENCE = "LoRA r=8"
+_CODECS: dict[str, UploadCodec] = {
+    "Float16": Float16(),
+    "BFloat16": BFloat16(),
+    "Int8": Int8(),
+    "TopK 0.1": TopK(0.1),
+}
 
 
 def account(family: str, rank: int, bottleneck: int, dtype: str) -> dict[str, Any]:
-    """Return parameters by part and bytes a round of every method, as plain values."""
+    """Return parameters by part and bytes a round of every method, as plain values.
+
+    Args:
+        dtype: of the model, and so of what is sent without a codec.
+    """
     rows = [_row(method, getattr(torch, dtype)) for method in methods(family, rank, bottleneck)]
     reference = next(row for row in rows if row["method"] == _REFERENCE)
     for row in rows:
-        row["reference_ratio"] = reference["upload"]["mean"] / row["upload"]["mean"]
+        for sent in (row, *row["codecs"].values()):
+            sent["reference_ratio"] = reference["upload"]["mean"] / sent["upload"]["mean"]
     return {
         "family": family,
         "rank": rank,
@@ -37,6 +49,10 @@ def _row(method: Method, dtype: torch.dtype) -> dict[str, Any]:
         # What the server changed in the round before is what it has to send: the same tensors.
         "download": upload,
         "upload_with_head": _spread(method.message_sizes(dtype, head=True)),
+        "codecs": {
+            name: {"upload": _spread(method.message_sizes(dtype, False, codec))}
+            for name, codec in _CODECS.items()
+        },
     }
 
 
@@ -46,8 +62,7 @@ def _spread(sizes: list[int]) -> dict[str, float]:
 
 def as_table(result: dict[str, Any]) -> str:
     """Return the account as text, with what is counted and what is not below it."""
-    header = ["method", *PARTS, "up", "least", "most", "down", "up+head", f"{_REFERENCE} / up"]
-    lines = [header]
+    lines = [["method", *PARTS, "up", "least", "most", "down", "up+head", f"{_REFERENCE} / up"]]
     for row in result["methods"]:
         upload = row["upload"]
         varies = upload["least"] != upload["most"]
@@ -63,6 +78,33 @@ def as_table(result: dict[str, Any]) -> str:
                 f"{row['reference_ratio']:.2f}x",
             ]
         )
+    title = (
+        f"{result['family']}, TT rank {result['rank']}, bottleneck {result['bottleneck']}, "
+        f"{result['dtype']}"
+    )
+    return "\n".join(
+        [title, "", *_ruled(lines), "", *_notes(result["family"]), "", *_codec_table(result)]
+    )
+
+
+def _codec_table(result: dict[str, Any]) -> list[str]:
+    shown = [name for name in _CODECS if name != "BFloat16"]  # as long as Float16
+    names = {"Float16": "(B)Float16"}
+    lines = [["method", *(part for name in shown for part in (names.get(name, name), "ratio"))]]
+    for row in result["methods"]:
+        cells = [row["method"]]
+        for sent in (row["codecs"][name] for name in shown):
+            cells += [f"{sent['upload']['mean']:,.0f}", f"{sent['reference_ratio']:.1f}x"]
+        lines.append(cells)
+    return [
+        f"up, with a codec (federation.upload); ratio: {_REFERENCE} without a codec / that",
+        "",
+        *_ruled(lines),
+    ]
+
+
+def _ruled(lines: list[list[str]]) -> list[str]:
+    """Return rows of cells as lines of text, with a rule below the first."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [
         "  ".join(
@@ -71,12 +113,7 @@ def as_table(result: dict[str, Any]) -> str:
         ).rstrip()
         for line in lines
     ]
-    rule = "-" * max(map(len, table))
-    title = (
-        f"{result['family']}, TT rank {result['rank']}, bottleneck {result['bottleneck']}, "
-        f"{result['dtype']}"
-    )
-    return "\n".join([title, "", table[0], rule, *table[1:], "", *_notes(result["family"])])
+    return [table[0], "-" * max(map(len, table)), *table[1:]]
 
 
 def _notes(family: str) -> list[str]:
