@@ -43,3 +43,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert own is not None
         torch.testing.assert_close(theirs.load(client, 4), own, rtol=0, atol=1e-12)
         assert not torch.equal(own["net.head.weight"], one["state"]["net.head.weight"])
+    ours, theirs = (clients_files(tmp_path / f"root-{devices}" / "residuals") for devices in (1, 2))
+    for client in range(3):
+        kept = ours.load(client, 4)
+        assert kept and all("head" not in name for name in kept)
+        torch.testing.assert_close(theirs.load(client, 4), kept, rtol=0, atol=1e-12)

@@ -22,6 +22,7 @@ from fedtt_lightning.callbacks import (
     Personalization,
 )
 from fedtt_lightning.data import BySize
+from fedtt_lightning.federation import Int8
 from toy import ToyData, ToyModule
 
 
@@ -44,7 +45,7 @@ def main(folder: Path, devices: int, batch_size: int) -> None:
     communication = Communication()
     trainer = Trainer(
         callbacks=[
-            FederatedRounds(seed=11),
+            FederatedRounds(seed=11, upload=Int8()),
             FactorFreezing(),
             communication,
             Personalization(["head"]),
