@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -70,7 +71,9 @@ def test_equals_optimizers_of_their_own(case: Any, interrupted: bool) -> None:
         optimizer = make(groups)
         schedules = [Schedule(make(optimizer), interval) for make, interval in makes]
         stacks = ClientStacks(dict(zip(names, module, strict=True)), len(STEPS))
-        clients = ClientOptimizers(optimizer, schedules, clip, lambda closure: closure())
+        clients = ClientOptimizers(
+            optimizer, schedules, clip, lambda closure: closure(), lambda client: nullcontext()
+        )
         own = [dict(zip(module, client.values(), strict=True)) for client in stacks.own]
         clients.begin(own)  # type: ignore[arg-type]
         return optimizer, stacks, clients

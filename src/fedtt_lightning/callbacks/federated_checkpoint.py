@@ -22,7 +22,8 @@ class FederatedCheckpoint(ModelCheckpoint):
     Args:
         dirpath: folder of the checkpoints; `checkpoints` in `default_root_dir` if not given, so
             that another process finds `last` there.
-        every_n_visits: visits between two saves inside a round; 0 saves at round ends only.
+        every_n_visits: visits between two saves inside a round; 0 saves at round ends only. Visits
+            side by side are saved when all of them are over.
         monitor: metric that decides which checkpoint is the best; the newest if not given.
         mode: `min` or `max`.
         save_top_k: how many of the best checkpoints are kept.
@@ -86,8 +87,10 @@ class FederatedCheckpoint(ModelCheckpoint):
         loop = find_federation(trainer).loop
         if not loop.is_open or loop.plan is None or loop.step:
             return
-        done = loop.plan.locate(loop.position)[0]
-        if self.every_n_visits and done % self.every_n_visits == 0:
+        # Visits side by side end together: save if one of them is an n-th.
+        before, done = (loop.plan.locate(loop.position - ago)[0] for ago in (1, 0))
+        n = self.every_n_visits
+        if n and done // n > before // n:
             self._save_last(trainer)
 
     def _save_last(self, trainer: Trainer) -> None:

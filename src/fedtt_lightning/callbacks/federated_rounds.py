@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,14 +15,10 @@ from torch import Tensor
 from fedtt_lightning.callbacks.build import check_federation, make_loop, make_planner
 from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
 from fedtt_lightning.callbacks.checks import check_fit, check_writable
-from fedtt_lightning.callbacks.lightning_private import (
-    choose_optimizer_steps,
-    mark_between_rounds,
-    restore_optimizer_steps,
-)
-from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
+from fedtt_lightning.callbacks.lightning_private import mark_between_rounds
+from fedtt_lightning.callbacks.one_by_one import OneByOne
 from fedtt_lightning.callbacks.parts import call_hook, client_data, trainable_parameters
-from fedtt_lightning.callbacks.round_end import end_round, end_visit, skip_round
+from fedtt_lightning.callbacks.round_end import end_round, skip_round
 from fedtt_lightning.callbacks.round_loss import RoundLoss
 from fedtt_lightning.callbacks.run_state import (
     keep_weights_global,
@@ -29,6 +26,8 @@ from fedtt_lightning.callbacks.run_state import (
     load_run,
     save_run,
 )
+from fedtt_lightning.callbacks.side_by_side import SideBySide
+from fedtt_lightning.callbacks.side_by_side_checks import side_by_side_problems
 from fedtt_lightning.callbacks.upload import UploadChannel
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import (
@@ -45,12 +44,11 @@ from fedtt_lightning.federation import (
     UploadCodec,
     WeightedMean,
     Weighting,
-    seed_all,
 )
 
 
 class FederatedRounds(Callback):
-    """Trains clients in turn and averages their updates once per epoch.
+    """Trains clients in turn, or side by side, and averages their updates once per epoch.
 
     Every trainable parameter of the LightningModule is federated. At a client's first batch the
     global parameters are written into the model and the optimizer starts afresh; after its last
@@ -74,6 +72,10 @@ class FederatedRounds(Callback):
     because of NaN or Inf), and with `failures` `fed/clients_dropped` and `fed/clients_late`.
     A skipped round is an epoch without a batch: validated, logged and saved like any other.
 
+    With `cohort_batch` N, visits train N at a time side by side: batches of all clients go through
+    one forward pass, each with its own parameters, optimizer state, schedule, clipping and dropout.
+    The outcome is that of one after another, to rounding; docs/methods.md says what is excluded.
+
     Args:
         sampler: which clients take part in a round; all of them if not given.
         local_epochs: passes of a client over its data in a round.
@@ -88,6 +90,7 @@ class FederatedRounds(Callback):
         min_clients: updates that a round needs.
         below_min_clients: `skip` a round that has fewer (nothing changes, but it counts as a
             round), or `fail`.
+        cohort_batch: clients that train side by side; 1 is one after another.
         seed: key of the experiment; the number given to `seed_everything` (0 without) if not given.
 
     Raises:
@@ -108,6 +111,7 @@ class FederatedRounds(Callback):
         failures: ClientFailures | None = None,
         min_clients: int = 1,
         below_min_clients: Literal["skip", "fail"] = "skip",
+        cohort_batch: int = 1,
         seed: int | None = None,
     ) -> None:
         self.sampler = sampler or UniformSampler()
@@ -121,11 +125,12 @@ class FederatedRounds(Callback):
         self.failures = failures
         self.min_clients = min_clients
         self.below_min_clients: Literal["skip", "fail"] = below_min_clients
+        self.cohort_batch = cohort_batch
         self.seed = seed
         self._planner: RoundPlanner | None = None
         self._loop: FederatedLoop | None = None
         self.channel = UploadChannel()
-        self._reset: OptimizerReset | None = None
+        self._training: OneByOne | SideBySide | None = None
         self.loss = RoundLoss()
         self._metrics: dict[str, Tensor] = {}
         self._saved: dict[str, Any] | None = None
@@ -135,6 +140,16 @@ class FederatedRounds(Callback):
         """The federation's state; there from `on_fit_start` on."""
         assert self._loop is not None, "FederatedRounds has no state before fit starts"
         return self._loop
+
+    @property
+    def training(self) -> OneByOne | SideBySide:
+        """How visits are trained; there while `fit` runs."""
+        assert self._training is not None, "FederatedRounds trains nobody before fit starts"
+        return self._training
+
+    def federation_problems(self, trainer: Trainer, module: LightningModule) -> Iterator[str]:
+        """Give a line for everything that clients side by side cannot work with."""
+        return side_by_side_problems(self, trainer, module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -156,22 +171,22 @@ class FederatedRounds(Callback):
         check_federation(self, self._planner, trainer, pl_module)
         self._loop = make_loop(self, self._planner, trainer, pl_module)
         self.loss = RoundLoss()
-        self._reset = OptimizerReset(trainer)
+        kind = OneByOne if self.cohort_batch == 1 else SideBySide
+        self._training = kind(self, trainer, pl_module)
         if self._saved is not None:
             load_run(self._saved, self._loop, self.loss)
         saved = (self._saved or {}).get("upload")
         self.channel = UploadChannel.open(self.upload, trainer, self._loop, saved)
-        choose_optimizer_steps(trainer, lambda batch: self._steps_after(trainer, batch))
         if trainer.is_global_zero:
             print(client_data(trainer).partition_table(), flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._saved is not None:
-            load_gradients(self._saved, self.loop)
-            self._saved = None
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            load_gradients(saved, self.loop)
             trainer.callback_metrics.update(self._metrics)
-        if self.loop.inside_visit:
-            call_hook(trainer, "on_client_start", pl_module, self.loop.visit, True)
+            if self.loop.inside_visit:
+                self.training.resume(trainer, pl_module, saved["group"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close a round that has too few clients at once: the loader gives it no batch."""
@@ -196,13 +211,7 @@ class FederatedRounds(Callback):
                 f"the federation is at batch {loop.position} of round {loop.round}, but the "
                 f"trainer at batch {batch_idx} of epoch {trainer.current_epoch}"
             )
-        visit, step = loop.visit, loop.step
-        if step == 0:
-            assert self._reset is not None
-            loop.open_visit()
-            self._reset.apply()
-            call_hook(trainer, "on_client_start", pl_module, visit, False)
-        seed_all(visit.seed_at(step, f"step {trainer.global_rank}"))
+        self.training.begin_batch(trainer, pl_module, batch)
 
     def on_train_batch_end(
         self,
@@ -212,17 +221,10 @@ class FederatedRounds(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        loop = self.loop
-        visit, step = loop.visit, loop.step
-        assert self._reset is not None and loop.plan is not None
-        if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
-            self.loss.add_batch(outputs["loss"] * trainer.accumulate_grad_batches)
-        if visit.ends_epoch(step):
-            self._reset.end_local_epoch()
-        loop.advance()
-        if visit.is_last(step):
-            end_visit(self, trainer, pl_module, visit)
-        if loop.position == loop.plan.num_batches:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else None
+        self.training.end_batch(trainer, pl_module, loss)
+        assert self.loop.plan is not None
+        if self.loop.position == self.loop.plan.num_batches:
             end_round(self, trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -237,7 +239,9 @@ class FederatedRounds(Callback):
         self.on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        restore_optimizer_steps(trainer)
+        if self._training is not None:
+            self._training.close(trainer)
+            self._training = None
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -261,7 +265,10 @@ class FederatedRounds(Callback):
     def state_dict(self) -> dict[str, Any]:
         if self._loop is None:
             return {}
-        return save_run(self._loop, self.loss) | {"upload": self.channel.state_dict()}
+        return save_run(self._loop, self.loss) | {
+            "upload": self.channel.state_dict(),
+            "group": self._training and self._training.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict or None
@@ -279,12 +286,6 @@ class FederatedRounds(Callback):
             state = {"round": self._loop.round, "position": self._loop.position}
         start = state["position"] if state["round"] == round else 0
         return replace(self._planner.plan(round), start=start)
-
-    def _steps_after(self, trainer: Trainer, batch: int) -> bool:
-        loop = self.loop
-        plan = loop.plan if loop.plan is not None else loop.planner.plan(trainer.current_epoch)
-        _, visit, step = plan.locate(batch)
-        return visit.steps_optimizer(step, trainer.accumulate_grad_batches)
 
 
 def find_federation(trainer: Trainer) -> FederatedRounds:

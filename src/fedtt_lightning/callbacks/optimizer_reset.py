@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fedtt_lightning.errors import ConfigError
@@ -22,17 +24,7 @@ class OptimizerReset:
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        for config in trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
-                raise ConfigError(
-                    "ReduceLROnPlateau follows a metric over rounds, but the optimizer starts "
-                    "afresh at each client: use a scheduler that depends on steps or epochs alone"
-                )
-            if config.frequency != 1:
-                raise ConfigError(
-                    f"a learning-rate scheduler has frequency {config.frequency}, but steps are "
-                    "counted for each client anew: set lr_scheduler_config.frequency to 1"
-                )
+        check_schedulers(trainer.lr_scheduler_configs)
         self._trainer = trainer
         self._groups = [
             [_settings(group) for group in optimizer.param_groups]
@@ -67,3 +59,18 @@ class OptimizerReset:
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return deepcopy({key: value for key, value in group.items() if key != "params"})
+
+
+def check_schedulers(configs: Sequence[LRSchedulerConfig]) -> None:
+    """Raise ConfigError for a scheduler that cannot work when clients start afresh."""
+    for config in configs:
+        if isinstance(config.scheduler, ReduceLROnPlateau):
+            raise ConfigError(
+                "ReduceLROnPlateau follows a metric over rounds, but the optimizer starts "
+                "afresh at each client: use a scheduler that depends on steps or epochs alone"
+            )
+        if config.frequency != 1:
+            raise ConfigError(
+                f"a learning-rate scheduler has frequency {config.frequency}, but steps are "
+                "counted for each client anew: set lr_scheduler_config.frequency to 1"
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,6 +46,7 @@ class ClientOptimizers(Optimizer):
         schedules: its schedulers, which nobody else may step.
         clip: clips the gradients of what the optimizer it is given would step.
         around: runs the closure (forward and backward pass of all clients).
+        serving: what is entered while a client's turn lasts, such as its random generators.
     """
 
     def __init__(
@@ -53,13 +55,14 @@ class ClientOptimizers(Optimizer):
         schedules: Sequence[Schedule],
         clip: Callable[[Optimizer], None],
         around: Callable[[Callable[[], Any]], Any],
+        serving: Callable[[int], AbstractContextManager[None]],
     ) -> None:
         # Optimizer's own __init__ would begin anew with groups; these are the wrapped one's.
         self.param_groups, self.state = optimizer.param_groups, optimizer.state
         self.defaults = optimizer.defaults
         self.optimizer = optimizer
         self._schedules = schedules
-        self._clip, self._around = clip, around
+        self._clip, self._around, self._serving = clip, around, serving
         self._initial = self._held()
         self._slots: list[_Slot] = []
         self._ends_epoch: Sequence[bool] = ()
@@ -87,14 +90,15 @@ class ClientOptimizers(Optimizer):
         with torch.enable_grad():
             result = self._around(closure)
         try:
-            for slot, ends_epoch in zip(self._slots, self._ends_epoch, strict=False):
-                self._hold(slot)
+            for client, ends_epoch in enumerate(self._ends_epoch):
+                self._hold(self._slots[client])
                 self._clip(self.optimizer)
-                self.optimizer.step()
+                with self._serving(client):
+                    self.optimizer.step()
                 for schedule in self._schedules:
                     if schedule.interval == "step" or ends_epoch:
                         schedule.scheduler.step()
-                vars(slot).update(vars(self._held()))
+                self._slots[client] = self._held()
         finally:
             self._hold(self._initial)
         return result

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from fedtt_lightning.federation.poisson import PoissonBatches
 
 
+def batch_examples(visit: Visit, step: int, options: LoaderOptions, world_size: int = 1) -> int:
+    """Return the examples of all processes in a visit's batch, shuffled passes assumed."""
+    size = options.batch_size * world_size
+    return min(size, visit.num_examples - step % visit.batches_per_epoch * size)
+
+
 def batches_per_epoch(examples: int, options: LoaderOptions, world_size: int = 1) -> int:
     """Return the batches each process sees in one pass over a client's data."""
     batch = options.batch_size * world_size
@@ -31,6 +37,9 @@ class RoundLoader:
     is read, so random augmentation is the same with any number of workers and after a resume.
     With several processes each takes its share of every batch of `batch_size * world_size`,
     whose examples repeat where it does not divide.
+
+    A batch of visits side by side holds those of each, in the order of `in_step`, read one after
+    another and collated together.
 
     With `poisson`, a batch holds whatever is drawn for it. One for which nothing is drawn holds the
     client's first example as a stand-in, since models cannot take an empty batch; whoever trains
@@ -83,13 +92,23 @@ class RoundLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Do nothing: the loader was built with the position to start from."""
 
-    def batches(self) -> Iterator[_Reading]:
-        """Yield each batch's indices with the seed under which it is read."""
-        for visit in self.plan.visits:
-            skip = max(self.plan.start - visit.first_batch, 0)
-            if skip < visit.num_batches:
-                batches = self._shuffled if self._poisson is None else self._drawn
-                yield from batches(visit, skip)
+    def batches(self) -> Iterator[list[_Reading]]:
+        """Yield what each batch is read from: indices with the seed under which they are read."""
+        for group in self.plan.groups:
+            skip = max(self.plan.start - group[0].first_batch, 0)
+            readings = {visit: self._readings(visit, skip) for visit in group}
+            for step in range(skip, max(visit.num_batches for visit in group)):
+                yield [next(readings[visit]) for visit in in_step(group, step)]
+
+    def alone(self, visit: Visit, step: int) -> Any:
+        """Return one batch of one visit, read anew; with whatever generators that leaves behind."""
+        dataset, collate = self._loader.dataset, self._loader.collate_fn
+        assert isinstance(dataset, _SeededReads)
+        return collate(dataset.__getitems__([next(self._readings(visit, step))]))
+
+    def _readings(self, visit: Visit, skip: int) -> Iterator[_Reading]:
+        draw = self._shuffled if self._poisson is None else self._drawn
+        return draw(visit, skip)
 
     def _drawn(self, visit: Visit, skip: int) -> Iterator[_Reading]:
         assert self._poisson is not None
@@ -116,8 +135,14 @@ class RoundLoader:
             yield _Reading(chunk.tolist(), visit.seed_at(step, f"read {self._rank}"))
 
 
+def in_step(group: Sequence[Visit], step: int) -> list[Visit]:
+    """Return the visits of a group that have a batch `step`, the longest visits first."""
+    longest = sorted(group, key=lambda visit: visit.num_batches, reverse=True)
+    return [visit for visit in longest if step < visit.num_batches]
+
+
 class _Reading(list[int]):
-    """Indices of one batch and the seed under which their examples are read."""
+    """Indices of one client's batch and the seed under which their examples are read."""
 
     def __init__(self, indices: Sequence[int], seed: int) -> None:
         super().__init__(indices)
@@ -130,7 +155,7 @@ class _Batches:
     def __init__(self, loader: RoundLoader) -> None:
         self._round = loader
 
-    def __iter__(self) -> Iterator[_Reading]:
+    def __iter__(self) -> Iterator[list[_Reading]]:
         return self._round.batches()
 
     def __len__(self) -> int:
@@ -138,13 +163,17 @@ class _Batches:
 
 
 class _SeededReads(Dataset[Any]):
-    """Reads a whole batch under its own seed, in whichever process it happens."""
+    """Reads a client's whole batch under its own seed, in whichever process it happens."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
 
-    def __getitems__(self, reading: _Reading) -> list[Any]:
-        seed_all(reading.seed)
-        if (read := getattr(self._dataset, "__getitems__", None)) is not None:
-            return list(read(list(reading)))
-        return [self._dataset[index] for index in reading]
+    def __getitems__(self, readings: list[_Reading]) -> list[Any]:
+        examples: list[Any] = []
+        for reading in readings:
+            seed_all(reading.seed)
+            if (read := getattr(self._dataset, "__getitems__", None)) is not None:
+                examples += read(list(reading))
+            else:
+                examples += [self._dataset[index] for index in reading]
+        return examples

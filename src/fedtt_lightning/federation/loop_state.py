@@ -33,9 +33,9 @@ def check_same_run(state: dict[str, Any], schema: AdapterSchema, experiment: int
 
 
 def visit_rows(plan: RoundPlan | None) -> list[list[int]]:
-    """Return client, examples and batches of each visit, as plain numbers for a checkpoint."""
+    """Return client, examples, batches and first batch of each visit, for a checkpoint."""
     visits = plan.visits if plan is not None else ()
-    return [[v.client, v.num_examples, v.num_batches] for v in visits]
+    return [[v.client, v.num_examples, v.num_batches, v.first_batch] for v in visits]
 
 
 def check_visits(state: dict[str, Any], plan: RoundPlan | None) -> None:

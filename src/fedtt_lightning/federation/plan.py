@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain, groupby, repeat
 from math import ceil, floor, log10
 
 import numpy as np
@@ -25,7 +26,8 @@ class Visit:
         num_examples: size of the client's data, its weight in the average.
         batches_per_epoch: batches of one pass over the client's data.
         num_batches: batches of the whole visit.
-        first_batch: index of the visit's first batch in the round.
+        first_batch: index of the visit's first batch in the round; of visits side by side the
+            same.
     """
 
     round: int
@@ -57,7 +59,10 @@ class Visit:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """The visits of one round, one after another.
+    """The visits of one round, one after another or in groups that train side by side.
+
+    A batch of a group holds one of each visit that is not over, and there are as many as its
+    longest visit has.
 
     Attributes:
         visits: clients that train and answer; none in a round that is skipped.
@@ -84,18 +89,32 @@ class RoundPlan:
         return not self.visits
 
     @cached_property
+    def groups(self) -> tuple[tuple[Visit, ...], ...]:
+        """The visits that begin at the same batch, in order; without groups, each alone."""
+        same = groupby(self.visits, key=lambda visit: visit.first_batch)
+        return tuple(tuple(group) for _, group in same)
+
+    @cached_property
     def num_batches(self) -> int:
-        return sum(visit.num_batches for visit in self.visits)
+        return sum(max(visit.num_batches for visit in group) for group in self.groups)
 
     @cached_property
     def _starts(self) -> list[int]:
         return [visit.first_batch for visit in self.visits]
 
     def locate(self, batch: int) -> tuple[int, Visit, int]:
-        """Return the visit's index, the visit and the step in it of the round's batch `batch`."""
-        index = bisect_right(self._starts, batch) - 1
-        visit = self.visits[index]
-        return index, visit, batch - visit.first_batch
+        """Return the visit's index, the visit and the step in it of the round's batch `batch`.
+
+        Of a group it is the first visit.
+        """
+        start = self._starts[bisect_right(self._starts, batch) - 1]
+        index = bisect_left(self._starts, start)
+        return index, self.visits[index], batch - start
+
+    def group(self, batch: int) -> tuple[Visit, ...]:
+        """Return the visits that train side by side in the round's batch `batch`."""
+        _, first, _ = self.locate(batch)
+        return tuple(visit for visit in self.visits if visit.first_batch == first.first_batch)
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,7 @@ class RoundPlanner:
         partition: a hash of which client holds what; a resumed run must have the same.
         retired: the round (0-based) from which a client whose privacy budget ends is left out.
         privacy: what the run's privacy rests on, in words; a resumed run must have the same.
+        group_sizes: how many visits train side by side in a round's groups; the last size repeats.
     """
 
     experiment: int
@@ -130,6 +150,7 @@ class RoundPlanner:
     partition: str = ""
     retired: Mapping[int, int] = field(default_factory=dict)
     privacy: str = "none"
+    group_sizes: tuple[int, ...] = (1,)
 
     def check(self, rounds: int | None = None) -> None:
         """Raise ConfigError if rounds could not be planned; `rounds` is None for no limit."""
@@ -194,7 +215,7 @@ class RoundPlanner:
         plan = RoundPlan(round, (), dropped, late, exhausted=tuple(exhausted))
         if len(done) < self.min_clients:
             return replace(plan, unused=done, needed=self.min_clients)
-        visits = self._visits(round, done)
+        visits = self._side_by_side(self._visits(round, done))
         needed = min(self.min_clients, len(visits))  # fewer visits only where `max_batches` cuts
         return replace(plan, visits=visits, needed=needed)
 
@@ -226,6 +247,20 @@ class RoundPlanner:
             visits.append(Visit(round, client, seed, size, per_epoch, batches, first))
             first += batches
         return tuple(visits)
+
+    def _side_by_side(self, visits: Sequence[Visit]) -> tuple[Visit, ...]:
+        """Let the visits of a group, which follow each other, begin at the same batch."""
+        if self.group_sizes == (1,):
+            return tuple(visits)
+        grouped: list[Visit] = []
+        first = 0
+        for size in chain(self.group_sizes, repeat(self.group_sizes[-1])):
+            group = visits[len(grouped) : len(grouped) + size]
+            if not group:
+                break
+            grouped += [replace(visit, first_batch=first) for visit in group]
+            first += max(visit.num_batches for visit in group)
+        return tuple(grouped)
 
     def _visit_batches(self, per_epoch: int) -> int:
         if self.local_steps is None:

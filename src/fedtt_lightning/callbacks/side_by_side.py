@@ -1,0 +1,173 @@
+"""Visits in groups: clients train side by side, in one forward pass of the model they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from fedtt_lightning.callbacks.first_step import FirstStep
+from fedtt_lightning.callbacks.optimizer_reset import check_schedulers
+from fedtt_lightning.callbacks.parts import call_hook, client_data
+from fedtt_lightning.callbacks.round_end import end_visit
+from fedtt_lightning.cohort.modules import ClientModules, Clients
+from fedtt_lightning.cohort.optimizer import ClientOptimizers, Schedule
+from fedtt_lightning.cohort.random import ClientRandom
+from fedtt_lightning.cohort.stacks import ClientStacks
+from fedtt_lightning.data.round_loader import batch_examples, in_step
+from fedtt_lightning.errors import ConfigError, FederationError
+from fedtt_lightning.federation import Visit, seed_all
+from fedtt_lightning.federation.seeds import drawn_since
+
+if TYPE_CHECKING:
+    from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+
+
+class SideBySide:
+    """Begins and ends the batches of groups of visits.
+
+    The model holds the global parameters all the time: what clients train lies in stacks, which its
+    modules use during a step, and one optimizer steps each client's part with a state of its own.
+
+    Raises:
+        ConfigError: the module has several optimizers, or one that does not step once a batch.
+    """
+
+    def __init__(
+        self, federation: FederatedRounds, trainer: Trainer, module: LightningModule
+    ) -> None:
+        self._federation = federation
+        self._trainer, self._module = trainer, module
+        self._configs = trainer.lr_scheduler_configs
+        check_schedulers(self._configs)
+        self._optimizer = ClientOptimizers(
+            _only_optimizer(trainer),
+            [Schedule(config.scheduler, config.interval) for config in self._configs],
+            self._clip,
+            self._side_by_side,
+            lambda client: self._random.client(client),
+        )
+        trainer.optimizers = [self._optimizer]
+        trainer.strategy.lr_scheduler_configs = []  # which would step them once for all clients
+        self._modules = ClientModules(module, federation.loop.tensors)
+        self._random = ClientRandom(module.device)
+        self._first: FirstStep | None = FirstStep(trainer, module)
+        self._stacks = ClientStacks(federation.loop.tensors, 0)
+        self._visits: list[Visit] = []  # of the group, the longest first
+        self._active: list[Visit] = []  # those that have a batch in this step
+        self._sizes: list[int] = []
+        self._names: tuple[str, ...] = ()
+
+    def begin_batch(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """Let the clients of a group begin afresh with its first batch, and prepare a step."""
+        loop = self._federation.loop
+        step = loop.step
+        if step == 0:
+            loop.open_visit()
+            self._open(trainer, module, resumed=False)
+        options = client_data(trainer).loader
+        self._active = in_step(self._visits, step)
+        self._sizes = [batch_examples(visit, step, options) for visit in self._active]
+        self._random.begin([visit.seed_at(step, "step 0") for visit in self._active], self._sizes)
+        self._optimizer.prepare([visit.ends_epoch(step) for visit in self._active])
+        if self._first is not None and step == 0 and len(self._active) > 1:
+            self._first.check(loop, self._active, batch, self._clients, self._modules)
+            self._first = None
+
+    def end_batch(self, trainer: Trainer, module: LightningModule, loss: Any) -> None:
+        """Count the batch, and take the clients' updates, in the plan's order, after the last."""
+        federation, loop = self._federation, self._federation.loop
+        self._stacks.take_back()
+        if isinstance(loss, Tensor):
+            federation.loss.add_batch(loss, sum(self._sizes), len(self._visits))
+        loop.advance()
+        if loop.position < self._visits[0].first_batch + self._visits[0].num_batches:
+            return
+        assert loop.plan is not None
+        for visit in loop.plan.group(loop.position - 1):
+            self._stacks.write(self._visits.index(visit), loop.tensors)
+            end_visit(federation, trainer, module, visit)
+
+    def resume(
+        self, trainer: Trainer, module: LightningModule, state: dict[str, Any] | None
+    ) -> None:
+        """Go on inside a group from `state_dict`."""
+        assert state is not None
+        self._open(trainer, module, resumed=True)
+        self._stacks.load_state_dict(state["stacks"])
+        self._optimizer.load_clients_state(state["optimizers"])
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what the clients of a group hold, None between groups."""
+        if not self._federation.loop.inside_visit:
+            return None
+        return {
+            "stacks": self._stacks.state_dict(),
+            "optimizers": self._optimizer.clients_state(),
+        }
+
+    def close(self, trainer: Trainer) -> None:
+        """Give the trainer its optimizer and schedulers back."""
+        trainer.optimizers = [self._optimizer.optimizer]
+        trainer.strategy.lr_scheduler_configs = self._configs
+
+    def _open(self, trainer: Trainer, module: LightningModule, resumed: bool) -> None:
+        loop = self._federation.loop
+        assert loop.plan is not None
+        group = loop.plan.group(loop.position)
+        self._visits = in_step(group, 0)
+        self._names = tuple(name for name in loop.tensors if name in loop.trained)
+        self._stacks = ClientStacks(loop.tensors, len(group))
+        self._optimizer.begin(
+            [{loop.tensors[name]: p for name, p in own.items()} for own in self._stacks.own]
+        )
+        for visit in group:
+            call_hook(trainer, "on_client_start", module, visit, resumed)
+
+    @property
+    def _clients(self) -> Clients:
+        leaves = self._stacks.leaves(self._names, len(self._active))
+        return Clients(leaves, self._sizes, self._random)
+
+    def _side_by_side(self, closure: Callable[[], Any]) -> Any:
+        """Run forward and backward pass with the parameters of all clients."""
+        seed = self._active[0].seed_at(self._federation.loop.step, "step 0")
+        seed_all(seed)
+        with (
+            self._modules.attached(self._clients),
+            self._random if self._first is not None or self._random.used else nullcontext(),
+        ):
+            result = closure()
+        if drawn_since(seed):
+            raise FederationError(
+                "training_step draws random numbers other than by dropout, which clients side by "
+                "side would share: set federation.cohort_batch to 1"
+            )
+        self._stacks.hand_out(self._sizes)
+        return result
+
+    def _clip(self, optimizer: Optimizer) -> None:
+        trainer = self._trainer
+        self._module.clip_gradients(
+            optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+        )
+
+
+def _only_optimizer(trainer: Trainer) -> Optimizer:
+    optimizers = trainer.optimizers
+    if len(optimizers) != 1:
+        raise ConfigError(
+            f"the module's configure_optimizers gives {len(optimizers)} optimizers, but clients "
+            "side by side need exactly one: let one step all parameters, or set "
+            "federation.cohort_batch to 1"
+        )
+    if isinstance(optimizers[0], LBFGS):
+        raise ConfigError(
+            "LBFGS computes a batch several times, which clients side by side cannot: use another "
+            "optimizer, or set federation.cohort_batch to 1"
+        )
+    return optimizers[0]
