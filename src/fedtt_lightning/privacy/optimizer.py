@@ -69,11 +69,11 @@ class PrivateOptimizer(DPOptimizer):
 
     def expect(self, values: Sequence[Tensor]) -> None:
         """Say what the tensors that train hold before the next step; a step says it itself."""
-        self._left = _bytes(values)
+        self._left = _bits(values)
 
     def check_untouched(self) -> None:
         """Raise FederationError if something else has written to the tensors since."""
-        if self._left is not None and not torch.equal(self._left, _bytes(self._trained)):
+        if self._left is not None and not torch.equal(self._left, _bits(self._trained)):
             raise FederationError(
                 "what trains was changed by something other than a private step: remove it from "
                 "trainer.callbacks or the module, which may not write to parameters during a visit"
@@ -104,7 +104,7 @@ class PrivateOptimizer(DPOptimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         result: float | None = super().step(closure)
-        self._left = _bytes(self._trained)
+        self._left = _bits(self._trained)
         return result
 
     def clip_and_accumulate(self) -> None:
@@ -161,6 +161,7 @@ class PrivateOptimizer(DPOptimizer):
         return {k: v for k, v in vars(self).items() if k != "step_hook"}
 
 
-def _bytes(tensors: Iterable[Tensor]) -> Tensor:
-    """Return all values as one row of bytes, of which NaN equals itself."""
-    return torch.cat([tensor.detach().flatten().view(torch.uint8) for tensor in tensors])
+@torch.no_grad()
+def _bits(tensors: Iterable[Tensor]) -> Tensor:
+    """Return all values as one row of integers, of which NaN equals itself."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors]).view(torch.int16)
