@@ -61,6 +61,7 @@ class PrivateText:
         dtype: torch.dtype = torch.float64,
         dp: dict[str, Any] | None = None,
         rounds: int = ROUNDS,
+        federation: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         base = classifier("bert")
@@ -71,8 +72,8 @@ class PrivateText:
         self.data = FederatedDataModule(
             Texts(batch_size=batch_size), clients=3, partition=BySize([1, 2, 2])
         )
-        federation = FederatedRounds(seed=11, local_epochs=2)
-        callbacks = [federation, *([] if dp is None else [LocalDP(**dp)]), *extra]
+        visits = FederatedRounds(seed=11, local_epochs=2, **(federation or {}))
+        callbacks = [visits, *([] if dp is None else [LocalDP(**dp)]), *extra]
         self.trainer: Trainer = quiet_trainer(folder, rounds, callbacks, **options)
 
     def fit(self) -> PrivateText:

@@ -108,9 +108,9 @@ PARTS: dict[str, tuple[str, nn.Module, str]] = {
     "list": (
         "scales",
         nn.ParameterList([torch.ones(1) for _ in range(5)]),
-        r"net.scales.0, net.scales.1, net.scales.2 and 2 more lie in a ParameterList.*\(IA\)3",
+        r"net.scales.0, net.scales.1, net.scales.2 and 2 more lie in a ParameterList or.*\(IA\)3",
     ),
-    "dict": ("scales", nn.ParameterDict({"a": torch.ones(1)}), r"lie in a ParameterDict"),
+    "dict": ("scales", nn.ParameterDict({"a": torch.ones(1)}), r"net.scales.a lie in"),
     "checkpointing": ("block", checkpointing(nn.Linear(8, 8)), r"net.block recomputes activations"),
     "dropout": ("drop", nn.Dropout(0.3), r"net has dropout 0.3 among parameters of its own"),
 }
@@ -119,6 +119,14 @@ PARTS: dict[str, tuple[str, nn.Module, str]] = {
 @pytest.mark.parametrize(("name", "part", "message"), PARTS.values(), ids=PARTS.keys())
 def test_refuses_of_the_model(tmp_path: Path, name: str, part: nn.Module, message: str) -> None:
     refused(tmp_path, message, module=with_part(name, part))
+
+
+def test_refuses_layers_that_are_made_late(tmp_path: Path) -> None:
+    class Late(ToyModule):
+        def setup(self, stage: str) -> None:
+            self.net.norm = nn.BatchNorm1d(8, track_running_stats=False)
+
+    refused(tmp_path, "net.norm is a BatchNorm1d", module=Late)
 
 
 @pytest.mark.parametrize("frozen", [nn.Embedding(4, 8), nn.LayerNorm(8)])

@@ -16,7 +16,7 @@ from peft import LoraConfig, TaskType
 from torch import Tensor
 
 from fedtt_lightning import FactorFreezing, TTAdapterConfig
-from fedtt_lightning.federation import FFALoRA
+from fedtt_lightning.federation import FFALoRA, HetLoRA, RankList
 from plain_private import PlainPoissonFederation, PlainPrivateFederation
 from private_run import local_dp
 from private_text import PrivateText
@@ -94,6 +94,28 @@ def test_ffa_lora_noises_b_alone(tmp_path: Path) -> None:
     frozen = {name for name in start if "lora_A" in name}
     expected = run.plain(PlainPrivateFederation, noise=0.8, bound=0.3, frozen=lambda _: frozen)
     close(run, expected, 1e-7)
+
+
+def test_clients_of_smaller_rank_get_no_noise_beyond_it(tmp_path: Path) -> None:
+    sent: list[tuple[int, dict[str, Tensor]]] = []
+
+    class Sees(Callback):
+        def on_client_update(self, trainer: Any, module: Any, visit: Any, update: Any) -> None:
+            sent.append((visit.client, update.tensors()))
+
+    ranks = [1, 2, 4]
+    federation = {"aggregation": HetLoRA(), "ranks": RankList(ranks)}
+    lora = LoraConfig(r=4, task_type=TaskType.SEQ_CLS)
+    dp = {"noise_multiplier": 1.0}
+    PrivateText(tmp_path, lora, Sees(), dp=dp, federation=federation, rounds=1).fit()
+    assert [client for client, _ in sent] == [0, 1, 2]
+    for client, update in sent:
+        for name, value in update.items():
+            if "lora_" in name:
+                rows = value if "lora_A" in name else value.T
+                assert (rows[: ranks[client]] != 0).all() and (rows[ranks[client] :] == 0).all()
+            else:
+                assert (value != 0).all(), name
 
 
 ELSEWHERE = """

@@ -97,6 +97,7 @@ def _module(module: LightningModule) -> Iterator[str]:
             "step: set it to True and return the loss from training_step"
         )
     names = {id(p): name for name, p in trainable_parameters(module).items()}
+    listed: list[str] = []
     for path, part in module.named_modules():
         own = [names[id(p)] for p in part.parameters(recurse=False) if id(p) in names]
         if isinstance(part, _BatchNorm) and (own or part.training or not part.track_running_stats):
@@ -109,13 +110,8 @@ def _module(module: LightningModule) -> Iterator[str]:
                 f"{own[0]} trains, but position embeddings are shared by a batch and have no "
                 "gradient for each example: freeze them (model.trainable or model.peft)"
             )
-        elif own and isinstance(part, (nn.ParameterList, nn.ParameterDict)):
-            more = f" and {len(own) - _SHOWN} more" if len(own) > _SHOWN else ""
-            yield (
-                f"{', '.join(own[:_SHOWN])}{more} lie in a {type(part).__name__}, whose entries "
-                "have no gradient for each example, as in (IA)3: choose another model.peft, or "
-                "register them on the module that uses them"
-            )
+        elif isinstance(part, (nn.ParameterList, nn.ParameterDict)):
+            listed += own
         if own and recomputed(part) and (rate := _dropout(part)):
             yield (
                 f"{path or 'the module'} has dropout {rate:g} among parameters of its own, and to "
@@ -127,6 +123,13 @@ def _module(module: LightningModule) -> Iterator[str]:
                 f"{path or 'the module'} recomputes activations (gradient checkpointing), which "
                 "counts examples twice: turn it off"
             )
+    if listed:
+        more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+        yield (
+            f"{', '.join(listed[:_SHOWN])}{more} lie in a ParameterList or ParameterDict, whose "
+            "entries have no gradient for each example, as in (IA)3: choose another model.peft, or "
+            "register them on the module that uses them"
+        )
 
 
 def _dropout(module: nn.Module) -> float:
@@ -137,7 +140,13 @@ def _dropout(module: nn.Module) -> float:
 
 
 def only_optimizer(trainer: Trainer, module: LightningModule) -> Optimizer:
-    """Return the optimizer, of which Lightning takes one; ConfigError if it leaves tensors out."""
+    """Return the optimizer, of which Lightning takes one.
+
+    Raises:
+        ConfigError: it leaves tensors out, or layers made since `setup` do not fit.
+    """
+    if problems := [*_module(module)]:
+        raise ConfigError("\n".join(problems))
     (optimizer,) = trainer.optimizers
     steps = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in trainable_parameters(module).items() if id(p) not in steps]
