@@ -185,8 +185,7 @@ class FederatedRounds(Callback):
         if saved is not None:
             load_gradients(saved, self.loop)
             trainer.callback_metrics.update(self._metrics)
-            if self.loop.inside_visit:
-                self.training.resume(trainer, pl_module, saved["group"])
+        self.training.start(trainer, pl_module, (saved or {}).get("group"))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close a round that has too few clients at once: the loader gives it no batch."""

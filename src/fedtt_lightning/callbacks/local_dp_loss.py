@@ -21,12 +21,15 @@ _EXAMPLES = 8
 _TOLERANCE = 1e-3
 
 
-def check_mean_loss(trainer: Trainer, module: LightningModule) -> None:
+def check_mean_loss(trainer: Trainer, module: LightningModule, needs: str = "LocalDP") -> None:
     """Raise ConfigError if the loss of a few examples together is not the mean of theirs alone.
 
     A sum, a mean over the batch's tokens, weights normalized over a batch, or examples that are
     compared with each other let one example change the gradients of others, and there is no bound
     on what it changes in all. Looked at in eval mode; a loss that is random even so is not checked.
+
+    Args:
+        needs: what needs such a loss, to say so.
     """
     data = client_data(trainer)
     chosen = np.unique(np.linspace(0, len(data.train_data) - 1, _EXAMPLES).astype(int))
@@ -47,7 +50,7 @@ def check_mean_loss(trainer: Trainer, module: LightningModule) -> None:
                 found = module.training_step(*([batch, 0] if takes_index else [batch]))
             if found is None:
                 raise ConfigError(
-                    "the module's training_step returns no loss, but LocalDP needs one of each "
+                    f"the module's training_step returns no loss, but {needs} needs one of each "
                     "batch: return it"
                 )
             return (found["loss"] if isinstance(found, Mapping) else found).item()
@@ -62,13 +65,13 @@ def check_mean_loss(trainer: Trainer, module: LightningModule) -> None:
                 part.reset()
     if together != again:
         rank_zero_warn(
-            "the module's loss is random even in eval mode, so LocalDP cannot see whether it is a "
+            f"the module's loss is random even in eval mode, so {needs} cannot see whether it is a "
             "mean over the examples of a batch, as it must be"
         )
     elif abs(together - np.mean(alone)) > _TOLERANCE * max(map(abs, alone)):
         raise ConfigError(
             f"the module's training_step gives {together:.6g} for {len(alone)} examples, whose "
-            f"losses alone have the mean {np.mean(alone):.6g}, but LocalDP needs a loss that is a "
+            f"losses alone have the mean {np.mean(alone):.6g}, but {needs} needs a loss that is a "
             "mean over examples: average it over them, each by itself, without weights that "
             "depend on the batch"
         )

@@ -52,11 +52,12 @@ class OneByOne:
         if visit.is_last(step):
             end_visit(federation, trainer, module, visit)
 
-    def resume(
+    def start(
         self, trainer: Trainer, module: LightningModule, state: dict[str, Any] | None
     ) -> None:
         """Go on inside a visit, whose weights and optimizer are restored already."""
-        call_hook(trainer, "on_client_start", module, self._federation.loop.visit, True)
+        if self._federation.loop.inside_visit:
+            call_hook(trainer, "on_client_start", module, self._federation.loop.visit, True)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return nothing: the model and its optimizers hold a client's whole state."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from fedtt_lightning.callbacks.first_step import FirstStep
+from fedtt_lightning.callbacks.local_dp_loss import check_mean_loss
 from fedtt_lightning.callbacks.optimizer_reset import check_schedulers
 from fedtt_lightning.callbacks.parts import call_hook, client_data
 from fedtt_lightning.callbacks.round_end import end_visit
@@ -92,14 +93,18 @@ class SideBySide:
             self._stacks.write(self._visits.index(visit), loop.tensors)
             end_visit(federation, trainer, module, visit)
 
-    def resume(
+    def start(
         self, trainer: Trainer, module: LightningModule, state: dict[str, Any] | None
     ) -> None:
-        """Go on inside a group from `state_dict`."""
-        assert state is not None
-        self._open(trainer, module, resumed=True)
-        self._stacks.load_state_dict(state["stacks"])
-        self._optimizer.load_clients_state(state["optimizers"])
+        """See that the loss is a mean over examples, or go on inside a group from `state_dict`."""
+        loop = self._federation.loop
+        if loop.round < 0:
+            check_mean_loss(trainer, module, "federation.cohort_batch > 1")
+        if loop.inside_visit:
+            assert state is not None
+            self._open(trainer, module, resumed=True)
+            self._stacks.load_state_dict(state["stacks"])
+            self._optimizer.load_clients_state(state["optimizers"])
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return what the clients of a group hold, None between groups."""
