@@ -15,7 +15,7 @@ from torch.optim import SGD
 from fedtt_lightning.callbacks import LocalDP, Scaffold
 from fedtt_lightning.callbacks.local_dp_checks import local_dp_problems
 from fedtt_lightning.errors import ConfigError
-from private_run import private_run
+from private_run import local_dp, private_run
 from toy import ToyModule
 from toy_run import At
 
@@ -46,10 +46,12 @@ def test_refuses_of_the_trainer(tmp_path: Path, options: Any, message: str) -> N
     refused(tmp_path, message, **options)
 
 
-def test_refuses_several_processes(tmp_path: Path) -> None:
-    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=False)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_refuses_several_processes_and_what_is_made_for_them(devices: int) -> None:
+    trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp", logger=False)
     problems = list(local_dp_problems(LocalDP(1.0), trainer, ToyModule()))
-    assert any("trainer.devices and num_nodes give 2 processes" in line for line in problems)
+    message = f"trainer.strategy DDPStrategy over {devices} processes adds up gradients"
+    assert any(line.startswith(message) and "strategy to auto" in line for line in problems)
 
 
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
@@ -227,3 +229,20 @@ def test_refuses_to_resume_with_other_privacy(
     message = r"was trained with privacy local DP.*this run has privacy local DP.*use the same"
     with pytest.raises(ConfigError, match=message):
         trainer.fit(module, datamodule=data, ckpt_path=calibrated)
+
+
+def test_privacy_neither_begins_nor_ends_with_a_resume(tmp_path: Path, calibrated: Path) -> None:
+    def without(folder: Path) -> Any:
+        trainer, module, data, _ = private_run(folder, dp=CALIBRATED)
+        trainer.callbacks.remove(local_dp(trainer))  # type: ignore[attr-defined]
+        return trainer, module, data
+
+    trainer, module, data = without(tmp_path / "ends")
+    with pytest.raises(ConfigError, match=r"trained with privacy local DP.*has privacy none"):
+        trainer.fit(module, datamodule=data, ckpt_path=calibrated)
+    trainer, module, data = without(tmp_path)
+    trainer.fit_loop.max_epochs = 1
+    trainer.fit(module, datamodule=data)
+    trainer, module, data, _ = private_run(tmp_path, dp=CALIBRATED)
+    with pytest.raises(ConfigError, match=r"trained with privacy none.*has privacy local DP"):
+        trainer.fit(module, datamodule=data, ckpt_path="last")

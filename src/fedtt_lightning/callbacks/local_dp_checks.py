@@ -8,6 +8,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -81,10 +82,11 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
             f"trainer.precision is {trainer.precision}, which may leave out steps or round the "
             f"noise: use one of {', '.join(_PRECISIONS)}"
         )
-    if trainer.world_size > 1:
+    if not isinstance(trainer.strategy, SingleDeviceStrategy):
         yield (
-            f"trainer.devices and num_nodes give {trainer.world_size} processes, but LocalDP draws "
-            "its batches in one: set both to 1"
+            f"trainer.strategy {type(trainer.strategy).__name__} over {trainer.world_size} "
+            "processes adds up gradients by itself, but LocalDP draws batches and takes each "
+            "example's gradient in one: set trainer.devices and num_nodes to 1 and strategy to auto"
         )
 
 
