@@ -73,14 +73,17 @@ def tried(rates: tuple[str, ...], clips: tuple[str, ...] = ("",)) -> tuple[Setti
     return tuple(Setting(lr, clip) for lr in rates for clip in clips)
 
 
-RATES = ("3e-3", "1e-2", "3e-2")
 KINDS = {
-    "none": Privacy((), "", tried(RATES), ("∞",)),
+    "none": Privacy((), "", tried(("3e-3", "1e-2", "3e-2")), ("∞",)),
     "local": Privacy(
-        ("callbacks/local_dp.yaml",), "--trainer.callbacks.clip", tried(RATES, ("0.1", "1"))
+        ("callbacks/local_dp.yaml",),
+        "--trainer.callbacks.clip",
+        tried(("1e-2", "3e-2"), ("1", "3")),
     ),
     "central": Privacy(
-        ("callbacks/central_dp.yaml",), "--federation.aggregation.clip", tried(RATES, ("0.1", "1"))
+        ("callbacks/central_dp.yaml",),
+        "--federation.aggregation.clip",
+        tried(("3e-3", "1e-2"), ("0.1", "0.5")),
     ),
 }
 
