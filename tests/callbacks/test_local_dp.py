@@ -11,10 +11,15 @@ import torch
 from opacus.accountants import create_accountant
 from torch.optim import SGD, AdamW
 
-from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
+from fedtt_lightning import (
+    FactorFreezing,
+    FederatedCheckpoint,
+    FederatedDataModule,
+    FederatedRounds,
+)
 from fedtt_lightning.callbacks import FedProx, LocalDP
 from fedtt_lightning.data import BySize
-from fedtt_lightning.federation import UniformSampler
+from fedtt_lightning.federation import ClientFailures, UniformSampler
 from plain_private import PlainPoissonFederation, PlainPrivateFederation
 from quiet_trainer import quiet_trainer
 from toy import ToyData, ToyModule, toy_data
@@ -131,7 +136,7 @@ def test_epsilon_is_that_of_opacus(tmp_path: Path, accountant: Any) -> None:
 
 
 def test_calibrated_noise_spends_the_budget_and_no_more(tmp_path: Path) -> None:
-    *_, private, _ = fit(tmp_path, epsilon=3.0, noise_multiplier=None)
+    *_, private, _ = fit(tmp_path, epsilon=3.0, noise_multiplier=None, accountant="gdp")
     for client in range(4):
         assert 2.9 < private.ledger.epsilon(client) <= 3.0
 
@@ -157,3 +162,34 @@ def test_fed_prox_pulls_after_the_noise(tmp_path: Path) -> None:
     same = [torch.equal(a, b) for a, b in zip(plain.parameters(), still.parameters(), strict=True)]
     assert all(same)
     assert not torch.equal(plain.net.head.weight, pulled.net.head.weight)
+
+
+def test_uploads_that_nobody_uses_are_paid_for(tmp_path: Path) -> None:
+    """Those of stragglers, and of clients in rounds that too few of the others reach."""
+
+    def run(rounds: int, **dp: Any) -> tuple[Any, LocalDP]:
+        failures = ClientFailures(dropout_rate=0.4, deadline=9, slowness=0.5)
+        visits = FederatedRounds(local_epochs=2, failures=failures, min_clients=2, seed=11)
+        private = LocalDP(**{"noise_multiplier": 0.7, **dp})
+        data = FederatedDataModule(ToyData(), clients=4, partition=BySize([1, 2, 3, 5]))
+        module = ToyModule(adamw).double()
+        module.net.dropout.p = 0.0
+        keep = FederatedCheckpoint()
+        trainer = quiet_trainer(
+            tmp_path, rounds, [visits, private, keep], enable_checkpointing=True
+        )
+        trainer.fit(module, datamodule=data, ckpt_path="last")
+        return visits.loop.planner, private
+
+    run(3)
+    planner, private = run(6)
+    plans = [planner.plan(round) for round in range(6)]
+    assert any(plan.late for plan in plans) and any(plan.unused for plan in plans)
+    for client in range(4):
+        sent = [
+            client in (*plan.late, *plan.unused, *(visit.client for visit in plan.visits))
+            for plan in plans
+        ]
+        batches = -(-int(planner.sizes[client]) // 4)
+        expected = ((0.7, 1 / batches, 2 * batches * sum(sent)),) if any(sent) else ()
+        assert private.ledger.history(client) == expected

@@ -49,7 +49,8 @@ class LocalDP(Callback):
     run's `trainer.max_epochs` rounds cost `epsilon`. With both, a client whose next visit would go
     past `epsilon` is left out from then on (`RoundPlan.exhausted`). Each client has one account as
     long as the federation, which a resumed run goes on with; another `fit` is another federation.
-    Client sizes, and so sampling rates and numbers of steps, are public.
+    Client sizes, and so sampling rates and numbers of steps, are public. A client whose upload is
+    late, or of a round that is skipped, pays for it too.
 
     Logged at each round's end: `dp/epsilon_max` and `dp/epsilon_mean` (of the clients that have
     trained so far) and `dp/clients_exhausted` (left out in this round). What else is logged, such
@@ -248,6 +249,9 @@ class LocalDP(Callback):
 
     def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         federation = find_federation(trainer)
+        for client in (*plan.late, *plan.unused):  # who send as well, to nobody's use
+            steps = federation.loop.planner.batches_of(client)
+            self.ledger.add(client, self._plan.noise[client], self._plan.rates[client], steps)
         federation.log_round(pl_module, "dp/epsilon_max", self.ledger.largest())
         federation.log_round(pl_module, "dp/epsilon_mean", self.ledger.mean())
         federation.log_round(pl_module, "dp/clients_exhausted", len(plan.exhausted))

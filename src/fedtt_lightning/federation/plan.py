@@ -188,7 +188,7 @@ class RoundPlanner:
         times: list[float] = []
         in_time = 0
         for client in self.sampler.candidates(self.sizes):
-            times.append(self._batches_of(client) * failures.pace(self.experiment, client))
+            times.append(self.batches_of(client) * failures.pace(self.experiment, client))
             in_time += times[-1] <= failures.deadline
             if in_time == self.min_clients:
                 return
@@ -227,9 +227,10 @@ class RoundPlanner:
     def _outcome(self, round: int, client: int) -> Outcome:
         if self.failures is None:
             return "done"
-        return self.failures.outcome(self.experiment, round, client, self._batches_of(client))
+        return self.failures.outcome(self.experiment, round, client, self.batches_of(client))
 
-    def _batches_of(self, client: int) -> int:
+    def batches_of(self, client: int) -> int:
+        """Return the batches of a client's visit, if nothing cuts it."""
         return self._visit_batches(self.batches_per_epoch(int(self.sizes[client])))
 
     def _visits(self, round: int, clients: Iterable[int]) -> tuple[Visit, ...]:

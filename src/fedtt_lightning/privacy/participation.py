@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fedtt_lightning.federation import RoundPlanner
 
-# The rounds (0-based) of a client's visits and the batches of each, in order.
+# The rounds (0-based) in which a client trains and sends, and the batches of each, in order.
 Participation = Sequence[tuple[int, int]]
 
 
@@ -15,15 +15,19 @@ def participations(
 ) -> dict[int, Participation]:
     """Return the visits of every client that has any in the first `rounds` rounds.
 
-    Cohorts, dropouts and caps depend on no data, so this tells nothing about anybody's.
+    With those whose upload nobody uses, being late or of a round that is skipped: it is sent all
+    the same. Cohorts, dropouts and caps depend on no data, so this tells nothing about anybody's.
 
     Args:
         advance: called after each round.
     """
     found: dict[int, list[tuple[int, int]]] = {}
     for round in range(rounds):
-        for visit in planner.plan(round).visits:
+        plan = planner.plan(round)
+        for visit in plan.visits:
             found.setdefault(visit.client, []).append((round, visit.num_batches))
+        for client in (*plan.late, *plan.unused):
+            found.setdefault(client, []).append((round, planner.batches_of(client)))
         advance()
     return dict(found)
 
