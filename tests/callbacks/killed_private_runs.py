@@ -15,5 +15,5 @@ from private_run import private_run_to_file
 
 if __name__ == "__main__":
     folder, *batches = sys.argv[1:]
-    dp = {"epsilon": 21.0, "accountant": "rdp", "secret_file": str(Path(folder) / "secret")}
+    dp = {"epsilon": 22.0, "accountant": "gdp", "secret_file": str(Path(folder) / "secret")}
     main(Path(folder), [int(batch) for batch in batches], [], run=private_run_to_file, dp=dp)

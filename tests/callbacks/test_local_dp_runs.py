@@ -145,7 +145,7 @@ def test_a_saved_adapter_predicts_elsewhere_what_it_did_here(tmp_path: Path) -> 
             dp={"noise_multiplier": 0.1, "clip": 1.0},
             configure=lambda parameters: torch.optim.AdamW(parameters, lr=0.03),
             dtype=torch.float32,
-            rounds=8,
+            rounds=6,
             precision="32-true",
         ).fit()
         tokens, labels = run.data.inner.train.tensors  # type: ignore[attr-defined]
@@ -168,7 +168,7 @@ def test_bfloat16_and_any_order_of_callbacks(tmp_path: Path) -> None:
     def run(first: bool, precision: Any = "32-true") -> PrivateText:
         dp = {"noise_multiplier": 0.8, "clip": 0.3}
         made = PrivateText(
-            tmp_path, CONFIGS["FedTT"](), dp=dp, dtype=torch.float32, precision=precision
+            tmp_path, CONFIGS["FedTT"](), dp=dp, dtype=torch.float32, precision=precision, rounds=1
         )
         if first:
             made.trainer.callbacks.reverse()  # type: ignore[attr-defined]

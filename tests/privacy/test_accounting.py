@@ -107,10 +107,10 @@ def test_noise_is_monotonic() -> None:
     def ordered(noises: list[float]) -> bool:
         return all(a < b for a, b in pairwise(noises))
 
-    assert ordered([noise_for(e, 1e-5, 0.1, 20, "rdp") for e in (4, 2, 1)])
-    assert ordered([noise_for(2, d, 0.1, 20, "rdp") for d in (1e-3, 1e-5, 1e-7)])
-    assert ordered([noise_for(2, 1e-5, q, 20, "rdp") for q in (0.02, 0.1, 1.0)])
-    assert ordered([noise_for(2, 1e-5, 0.1, n, "rdp") for n in (5, 20, 500)])
+    assert ordered([noise_for(e, 1e-5, 1.0, 20, "rdp") for e in (8, 4, 2, 1, 0.5)])
+    assert ordered([noise_for(2, d, 1.0, 20, "rdp") for d in (1e-3, 1e-4, 1e-5, 1e-6)])
+    assert ordered([noise_for(2, 1e-5, 1.0, n, "rdp") for n in (5, 20, 100, 500)])
+    assert ordered([noise_for(2, 1e-5, q, 20, "gdp") for q in (0.02, 0.1, 0.5, 1.0)])
 
 
 def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
