@@ -56,7 +56,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def fit(folder: Path, options: dict[str, Any], dtype: torch.dtype, cohort_batch: int) -> Any:
+def fit(folder: Path, options: dict[str, Any], dtype: torch.dtype, cohort_batch: Any) -> Any:
     torch.manual_seed(3)
     module = ToyModule(options["configure"]).to(dtype)
     reference = copy.deepcopy(module.net)
@@ -107,3 +107,15 @@ def test_one_more_fit_and_what_is_left_behind(tmp_path: Path) -> None:
     assert type(trainer.optimizers[0]) is AdamW
     assert all("forward" not in part.__dict__ for part in module.modules())
     assert all(p.grad is None for p in module.parameters())
+
+
+def test_auto(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"configure": one_cycle, "rounds": 5}
+    _, expected, _, _ = fit(tmp_path, options, torch.float64, 1)
+    with caplog.at_level("INFO"):
+        trainer, module, _, _ = fit(tmp_path, options, torch.float64, "auto")
+    (size,) = trainer.callbacks[0].loop.planner.group_sizes
+    assert f"federation.cohort_batch auto: {size} clients side by side" in caplog.text
+    assert size in (1, 2, 4)
+    for actual, value in zip(module.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(actual, value, rtol=0, atol=1e-12)

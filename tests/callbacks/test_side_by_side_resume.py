@@ -95,3 +95,24 @@ def test_another_number_of_clients_side_by_side(tmp_path: Path, saved: Any) -> N
         for name, value in whole["state"].items():
             pair = [torch.tensor(v, dtype=torch.float64) for v in (other["state"][name], value)]
             torch.testing.assert_close(*pair, rtol=0, atol=1e-11)
+
+
+def test_resumes_while_the_size_is_sought(tmp_path: Path, saved: Any) -> None:
+    """Inside the second round, which tries two clients; one after another came before."""
+    files: list[Path] = []
+
+    def save(trainer: Trainer) -> None:
+        loop = trainer.callbacks[0].loop  # type: ignore[attr-defined]
+        if loop.inside_visit and loop.round == 1 and not files:
+            files.append(tmp_path / "inside.ckpt")
+            trainer.save_checkpoint(files[0])
+
+    savers = [At(batch, save, end=True) for batch in range(60)]
+    whole = run(tmp_path / "whole", *savers, cohort_batch="auto")
+    content = torch.load(files[0], weights_only=True)["callbacks"]["FederatedRounds"]
+    assert content["training"]["search"]["size"] == 2 and content["training"]["stacks"]
+    resumed = run(tmp_path / "resumed", ckpt_path=files[0], cohort_batch="auto")
+    for name, value in saved[0]["state"].items():
+        for other in (whole, resumed):
+            pair = [torch.tensor(v, dtype=torch.float64) for v in (other["state"][name], value)]
+            torch.testing.assert_close(*pair, rtol=0, atol=1e-11)

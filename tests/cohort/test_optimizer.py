@@ -93,7 +93,6 @@ def test_equals_optimizers_of_their_own(case: Any, interrupted: bool) -> None:
 
         clients.prepare([ends_epoch(client, step) for client in active])
         clients.step(closure)
-        stacks.take_back()
         assert repr(optimizer.state_dict()) == settings
         assert optimizer.param_groups[0]["params"] is holds
         if interrupted and step == 2:
@@ -131,5 +130,6 @@ def test_gradients_of_unequal_clients_are_those_of_their_own_means() -> None:
     for own, part in zip(stacks.own, x.split(sizes), strict=True):
         (expected,) = torch.autograd.grad((part @ weight).tanh().mean(), weight)
         torch.testing.assert_close(own["w"].grad, expected, rtol=1e-13, atol=1e-13)
-    stacks.take_back()
-    assert leaf.grad is None and all(own["w"].grad is None for own in stacks.own)
+    stacks.leaves(("w",), 3)
+    stacks.hand_out(sizes)
+    assert all(own["w"].grad is None for own in stacks.own), "this step has no gradient"

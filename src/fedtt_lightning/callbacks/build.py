@@ -64,7 +64,7 @@ def make_planner(
         min_clients=settings.min_clients,
         max_batches=limit if isinstance(limit, int) else None,
         partition=data.clients.digest(),
-        group_sizes=(settings.cohort_batch,),
+        group_sizes=(1 if settings.cohort_batch == "auto" else settings.cohort_batch,),
     )
     rounds = trainer.max_epochs
     planner.check(rounds if rounds is not None and rounds >= 0 else None)

@@ -68,13 +68,13 @@ class FederatedRounds(Callback):
     `on_round_end(trainer, module, plan)`, which also a skipped round calls.
 
     Logged at each round's end: `fed/train_loss` (mean loss of the clients, weighted by their
-    examples), `fed/clients` (updates aggregated), `fed/clients_rejected` (updates left out
-    because of NaN or Inf), and with `failures` `fed/clients_dropped` and `fed/clients_late`.
-    A skipped round is an epoch without a batch: validated, logged and saved like any other.
+    examples), `fed/clients` (updates aggregated), `fed/clients_rejected` (left out because of NaN
+    or Inf), and with `failures` `fed/clients_dropped` and `fed/clients_late`. A skipped round is an
+    epoch without a batch: validated, logged and saved like any other.
 
-    With `cohort_batch` N, visits train N at a time side by side: batches of all clients go through
-    one forward pass, each with its own parameters, optimizer state, schedule, clipping and dropout.
-    The outcome is that of one after another, to rounding; docs/methods.md says what is excluded.
+    With `cohort_batch` N, visits train N at a time side by side: batches of all go through one
+    forward pass, each client with its own parameters, optimizer state, schedule, clipping and
+    dropout. The outcome is that of one after another, to rounding; see docs/methods.md.
 
     Args:
         sampler: which clients take part in a round; all of them if not given.
@@ -90,7 +90,7 @@ class FederatedRounds(Callback):
         min_clients: updates that a round needs.
         below_min_clients: `skip` a round that has fewer (nothing changes, but it counts as a
             round), or `fail`.
-        cohort_batch: clients that train side by side; 1 is one after another.
+        cohort_batch: clients that train side by side, or `auto`: as many as is found fastest.
         seed: key of the experiment; the number given to `seed_everything` (0 without) if not given.
 
     Raises:
@@ -111,7 +111,7 @@ class FederatedRounds(Callback):
         failures: ClientFailures | None = None,
         min_clients: int = 1,
         below_min_clients: Literal["skip", "fail"] = "skip",
-        cohort_batch: int = 1,
+        cohort_batch: int | Literal["auto"] = 1,
         seed: int | None = None,
     ) -> None:
         self.sampler = sampler or UniformSampler()
@@ -125,7 +125,7 @@ class FederatedRounds(Callback):
         self.failures = failures
         self.min_clients = min_clients
         self.below_min_clients: Literal["skip", "fail"] = below_min_clients
-        self.cohort_batch = cohort_batch
+        self.cohort_batch: int | Literal["auto"] = cohort_batch
         self.seed = seed
         self._planner: RoundPlanner | None = None
         self._loop: FederatedLoop | None = None
@@ -173,10 +173,11 @@ class FederatedRounds(Callback):
         self.loss = RoundLoss()
         kind = OneByOne if self.cohort_batch == 1 else SideBySide
         self._training = kind(self, trainer, pl_module)
-        if self._saved is not None:
-            load_run(self._saved, self._loop, self.loss)
-        saved = (self._saved or {}).get("upload")
-        self.channel = UploadChannel.open(self.upload, trainer, self._loop, saved)
+        saved = self._saved or {}
+        self._planner = self._training.open(saved.get("training"))
+        if saved:
+            load_run(saved, self._loop, self.loss)
+        self.channel = UploadChannel.open(self.upload, trainer, self._loop, saved.get("upload"))
         if trainer.is_global_zero:
             print(client_data(trainer).partition_table(), flush=True)
 
@@ -185,7 +186,7 @@ class FederatedRounds(Callback):
         if saved is not None:
             load_gradients(saved, self.loop)
             trainer.callback_metrics.update(self._metrics)
-        self.training.start(trainer, pl_module, (saved or {}).get("group"))
+        self.training.start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close a round that has too few clients at once: the loader gives it no batch."""
@@ -222,9 +223,9 @@ class FederatedRounds(Callback):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else None
         self.training.end_batch(trainer, pl_module, loss)
-        assert self.loop.plan is not None
-        if self.loop.position == self.loop.plan.num_batches:
+        if (plan := self.loop.plan) is not None and self.loop.position == plan.num_batches:
             end_round(self, trainer, pl_module)
+            self._planner = self.training.end_round()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loop is not None:
@@ -266,7 +267,7 @@ class FederatedRounds(Callback):
             return {}
         return save_run(self._loop, self.loss) | {
             "upload": self.channel.state_dict(),
-            "group": self._training and self._training.state_dict(),
+            "training": self._training and self._training.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from fedtt_lightning.callbacks.lightning_private import (
 from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
 from fedtt_lightning.callbacks.parts import call_hook
 from fedtt_lightning.callbacks.round_end import end_visit
-from fedtt_lightning.federation import seed_all
+from fedtt_lightning.federation import RoundPlanner, seed_all
 
 if TYPE_CHECKING:
     from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
@@ -52,12 +52,18 @@ class OneByOne:
         if visit.is_last(step):
             end_visit(federation, trainer, module, visit)
 
-    def start(
-        self, trainer: Trainer, module: LightningModule, state: dict[str, Any] | None
-    ) -> None:
+    def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Go on inside a visit, whose weights and optimizer are restored already."""
         if self._federation.loop.inside_visit:
             call_hook(trainer, "on_client_start", module, self._federation.loop.visit, True)
+
+    def open(self, state: dict[str, Any] | None) -> RoundPlanner:
+        """Return what plans the rounds: the loop's own."""
+        return self._federation.loop.planner
+
+    def end_round(self) -> RoundPlanner:
+        """Return what plans the coming round: the same."""
+        return self._federation.loop.planner
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return nothing: the model and its optimizers hold a client's whole state."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
@@ -18,10 +20,11 @@ from fedtt_lightning.callbacks.round_end import end_visit
 from fedtt_lightning.cohort.modules import ClientModules, Clients
 from fedtt_lightning.cohort.optimizer import ClientOptimizers, Schedule
 from fedtt_lightning.cohort.random import ClientRandom
+from fedtt_lightning.cohort.size_search import SizeSearch
 from fedtt_lightning.cohort.stacks import ClientStacks
 from fedtt_lightning.data.round_loader import batch_examples, in_step
 from fedtt_lightning.errors import ConfigError, FederationError
-from fedtt_lightning.federation import Visit, seed_all
+from fedtt_lightning.federation import RoundPlanner, Visit, seed_all
 from fedtt_lightning.federation.seeds import drawn_since
 
 if TYPE_CHECKING:
@@ -62,6 +65,12 @@ class SideBySide:
         self._active: list[Visit] = []  # those that have a batch in this step
         self._sizes: list[int] = []
         self._names: tuple[str, ...] = ()
+        self._saved: dict[str, Any] | None = None
+        self._search: SizeSearch | None = None
+        if federation.cohort_batch == "auto":
+            planner = federation.loop.planner
+            largest = planner.sampler.largest_cohort(planner.sizes)
+            self._search = SizeSearch(largest, module.device)
 
     def begin_batch(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Let the clients of a group begin afresh with its first batch, and prepare a step."""
@@ -82,7 +91,6 @@ class SideBySide:
     def end_batch(self, trainer: Trainer, module: LightningModule, loss: Any) -> None:
         """Count the batch, and take the clients' updates, in the plan's order, after the last."""
         federation, loop = self._federation, self._federation.loop
-        self._stacks.take_back()
         if isinstance(loss, Tensor):
             federation.loss.add_batch(loss, sum(self._sizes), len(self._visits))
         loop.advance()
@@ -93,11 +101,10 @@ class SideBySide:
             self._stacks.write(self._visits.index(visit), loop.tensors)
             end_visit(federation, trainer, module, visit)
 
-    def start(
-        self, trainer: Trainer, module: LightningModule, state: dict[str, Any] | None
-    ) -> None:
-        """See that the loss is a mean over examples, or go on inside a group from `state_dict`."""
-        loop = self._federation.loop
+    def start(self, trainer: Trainer, module: LightningModule) -> None:
+        """See that the loss is a mean over examples, or go on inside a group."""
+        loop, state = self._federation.loop, self._saved
+        self._saved = None
         if loop.round < 0:
             check_mean_loss(trainer, module, "federation.cohort_batch > 1")
         if loop.inside_visit:
@@ -106,19 +113,45 @@ class SideBySide:
             self._stacks.load_state_dict(state["stacks"])
             self._optimizer.load_clients_state(state["optimizers"])
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """Return what the clients of a group hold, None between groups."""
-        if not self._federation.loop.inside_visit:
-            return None
+    def open(self, state: dict[str, Any] | None) -> RoundPlanner:
+        """Return what plans the rounds, after `start` as `state_dict` was, if it is given."""
+        self._saved = state
+        if self._search is not None and state is not None and state["search"] is not None:
+            self._search.load_state_dict(state["search"])
+        return self._planned()
+
+    def end_round(self) -> RoundPlanner:
+        """Return what plans the coming round, with groups of another size while that is sought."""
+        search = self._search
+        if search is not None and not search.found:
+            search.end_round()
+            if search.found:
+                times = [f"{n}: {1e3 * s:.3g} ms" for n, s in search.seconds.items()]
+                rank_zero_info(
+                    f"federation.cohort_batch auto: {search.size} clients side by side (an example "
+                    f"takes {', '.join(times)})"
+                )
+        return self._planned()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the size of groups, and what the clients of one hold inside their visits."""
+        inside = self._federation.loop.inside_visit
         return {
-            "stacks": self._stacks.state_dict(),
-            "optimizers": self._optimizer.clients_state(),
+            "search": None if self._search is None else self._search.state_dict(),
+            "stacks": self._stacks.state_dict() if inside else None,
+            "optimizers": self._optimizer.clients_state() if inside else None,
         }
 
     def close(self, trainer: Trainer) -> None:
         """Give the trainer its optimizer and schedulers back."""
         trainer.optimizers = [self._optimizer.optimizer]
         trainer.strategy.lr_scheduler_configs = self._configs
+
+    def _planned(self) -> RoundPlanner:
+        loop = self._federation.loop
+        if self._search is not None:
+            loop.planner = replace(loop.planner, group_sizes=(self._search.size,))
+        return loop.planner
 
     def _open(self, trainer: Trainer, module: LightningModule, resumed: bool) -> None:
         loop = self._federation.loop
@@ -142,7 +175,11 @@ class SideBySide:
         """Run forward and backward pass with the parameters of all clients."""
         seed = self._active[0].seed_at(self._federation.loop.step, "step 0")
         seed_all(seed)
+        step: AbstractContextManager[None] = nullcontext()
+        if self._search is not None:
+            step = self._search.step(len(self._active), sum(self._sizes))
         with (
+            step,
             self._modules.attached(self._clients),
             self._random if self._first is not None or self._random.used else nullcontext(),
         ):

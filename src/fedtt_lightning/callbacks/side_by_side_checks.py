@@ -32,8 +32,8 @@ def side_by_side_problems(
 ) -> Iterator[str]:
     """Give a line for everything that must happen to one client at a time."""
     size = settings.cohort_batch
-    if size < 1:
-        yield f"federation.cohort_batch is {size}, but must be >= 1"
+    if size != "auto" and size < 1:
+        yield f"federation.cohort_batch is {size}, but must be >= 1, or auto"
     if size == 1:
         return
     if settings.ranks is not None:

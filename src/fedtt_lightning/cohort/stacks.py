@@ -16,7 +16,7 @@ class ClientStacks:
     optimizers step the Parameters of `own`, which are views of the same memory.
 
     Args:
-        tensors: what clients train, by name.
+        tensors: what all clients begin from, by name.
         clients: how many have room.
     """
 
@@ -31,12 +31,6 @@ class ClientStacks:
         ]
         self._leaves: dict[str, Tensor] = {}
         self._made_for: tuple[Collection[str], int] | None = None
-
-    @torch.no_grad()
-    def begin(self, tensors: Mapping[str, Tensor]) -> None:
-        """Let every client begin from the same values."""
-        for name, stack in self._stacks.items():
-            stack.copy_(tensors[name].detach().expand_as(stack))
 
     def leaves(self, names: Collection[str], clients: int) -> dict[str, Tensor]:
         """Return (clients, *shape) of the first `clients` for each of `names`; no gradients yet."""
@@ -58,24 +52,14 @@ class ClientStacks:
         """
         total, even = sum(sizes), len(set(sizes)) == 1
         for name, leaf in self._leaves.items():
-            if leaf.grad is None:
-                continue
-            if even:
+            if leaf.grad is not None and even:
                 leaf.grad *= len(sizes)
-            else:
+            elif leaf.grad is not None:
                 factors = torch.tensor(sizes, dtype=torch.float64).reciprocal_() * total
                 leaf.grad *= factors.view(-1, *[1] * (leaf.dim() - 1)).to(leaf.grad)
-            for client, gradient in enumerate(leaf.grad):
-                self.own[client][name].grad = gradient
-
-    @torch.no_grad()
-    def take_back(self) -> None:
-        """Forget all gradients."""
-        for leaf in self._leaves.values():
-            leaf.grad = None
-        for own in self.own:
-            for parameter in own.values():
-                parameter.grad = None
+            gradients = [None] * len(sizes) if leaf.grad is None else leaf.grad.unbind()
+            for own, gradient in zip(self.own, gradients, strict=False):
+                own[name].grad = gradient
 
     @torch.no_grad()
     def write(self, client: int, tensors: Mapping[str, Tensor]) -> None:
