@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 from fedtt_lightning.federation.aggregation.rule import AggregationRule
+
+_PIECE = 2**17  # values: 1 MiB
 
 
 class WeightedMean(AggregationRule):
@@ -25,18 +28,20 @@ class WeightedMean(AggregationRule):
     def add(self, client: int, start: AdapterState, update: AdapterState, weight: float) -> None:
         self._schema = update.schema
         for dtype, buffer in update.buffers.items():
+            if dtype not in self._total:
+                self._total[dtype] = torch.zeros_like(buffer, dtype=torch.float64)
             # Multiplied first: `add_(alpha=)` may round once where this rounds twice, by machine.
-            weighted = buffer.double() * weight
-            if dtype in self._total:
-                self._total[dtype].add_(weighted)
-            else:
-                self._total[dtype] = weighted
+            # Piece by piece, so that products stay in the cache and take little memory.
+            for total, piece in zip(
+                self._total[dtype].split(_PIECE), buffer.split(_PIECE), strict=True
+            ):
+                total.add_(piece.double() * weight)
         self._weight += weight
         self.count += 1
 
     def result(self, old: AdapterState) -> AdapterState:
         assert self._schema is not None
-        mean = {dtype: total / self._weight for dtype, total in self._total.items()}
+        mean, self._total = {k: v.div_(self._weight) for k, v in self._total.items()}, {}
         return AdapterState(self._schema, mean)
 
     def state_dict(self) -> dict[str, Any]:
