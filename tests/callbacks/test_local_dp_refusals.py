@@ -63,7 +63,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "delta": ({"delta": 1.0}, "delta is 1.0, but must lie between 0 and 1"),
     "clip": ({"clip": 0.0}, "clip is 0.0, but must be a number > 0"),
     "accountant": ({"accountant": "moments"}, "'moments', but must be rdp, prv or gdp"),
-    "delta of a client": ({"delta": 0.2}, r"client 0 has 5 examples.*below 1/5.*Lower delta"),
+    "delta of a client": ({"delta": 0.1}, r"client 3 has 28 examples.*below 1/28.*Lower delta"),
     "spent at once": (
         {"noise_multiplier": 0.3, "epsilon": 1.0, "accountant": "gdp"},
         r"spends more than epsilon 1.0 in the first visit of every client: raise it",

@@ -32,7 +32,7 @@ from fedtt_lightning.privacy.central_plan import (
     plan_central,
 )
 from fedtt_lightning.privacy.ledger import PrivacyLedger
-from fedtt_lightning.privacy.secret import fingerprint, noise_key
+from fedtt_lightning.privacy.secret import KNOWN_SEED, fingerprint, noise_key
 
 
 class CentralDP(Callback):
@@ -162,6 +162,8 @@ class CentralDP(Callback):
         assert plan is not None
         if plan.noise == 0:
             rank_zero_warn("CentralDP's noise_multiplier is 0: clipped, but not private")
+        elif self.secret_file is None:
+            rank_zero_info(f"CentralDP: {KNOWN_SEED}")
         if not self._poisson and sampler.smallest_cohort(sizes) != sampler.largest_cohort(sizes):
             rank_zero_info(
                 f"CentralDP: cohorts differ in size; sums are divided by the largest, "

@@ -29,7 +29,7 @@ from fedtt_lightning.privacy.accounting import Accountant
 from fedtt_lightning.privacy.ledger import PrivacyLedger
 from fedtt_lightning.privacy.local_plan import LocalBudget, LocalPlan, plan_local
 from fedtt_lightning.privacy.participation import Participation, participations
-from fedtt_lightning.privacy.secret import fingerprint, noise_key
+from fedtt_lightning.privacy.secret import KNOWN_SEED, fingerprint, noise_key
 
 if TYPE_CHECKING:
     from fedtt_lightning.privacy.optimizer import PrivateOptimizer
@@ -61,7 +61,7 @@ class LocalDP(Callback):
 
     Args:
         epsilon: budget of each client over the whole run.
-        delta: the δ at which it holds; must be below 1/n of the smallest client.
+        delta: the δ at which it holds; must be below 1/n of each client.
         clip: largest L2 norm of an example's gradient.
         noise_multiplier: noise in units of `clip`; calibrated if not given.
         accountant: `rdp`, `prv` (tighter, slower) or `gdp` (may underestimate) of opacus.
@@ -126,6 +126,8 @@ class LocalDP(Callback):
         client_data(trainer).poisson = PoissonBatches(key)
         if self.noise_multiplier == 0:
             rank_zero_warn("LocalDP's noise_multiplier is 0: clipped, but not private")
+        elif self.secret_file is None:
+            rank_zero_info(f"LocalDP: {KNOWN_SEED}")
         if retired := self._plan.retired:
             rank_zero_info(
                 f"LocalDP: the budget of {len(retired)} of {len(visits)} clients ends before the "

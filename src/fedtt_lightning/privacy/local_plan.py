@@ -28,12 +28,12 @@ class LocalBudget:
     accountant: Accountant
 
     def check_delta(self, planner: RoundPlanner) -> None:
-        """Raise ConfigError if δ allows to publish a whole example of the smallest client."""
+        """Raise ConfigError if δ allows to publish a whole example of some client."""
         clients = list(planner.sampler.candidates(planner.sizes))
         sizes = planner.sizes[clients]
-        size = int(sizes.min())
+        size = int(sizes.max())
         if self.delta >= 1 / size:
-            client = clients[int(np.argmin(sizes))]
+            client = clients[int(np.argmax(sizes))]
             raise ConfigError(
                 f"LocalDP's delta is {self.delta}, but client {client} has {size} examples, and "
                 f"delta must be below 1/{size}: an algorithm that publishes one example of that "

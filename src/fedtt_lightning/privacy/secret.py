@@ -8,6 +8,10 @@ from pathlib import Path
 from fedtt_lightning.errors import ConfigError
 
 _FEWEST_BYTES = 16
+KNOWN_SEED = (
+    "noise is keyed by the experiment's seed, and whoever knows it can subtract the noise: give "
+    "secret_file before what is trained leaves the building"
+)
 
 
 def noise_key(experiment: int, secret_file: Path | str | None) -> int:
