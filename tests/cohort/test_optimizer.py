@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, AdamW, RMSprop
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR, SequentialLR, StepLR
 
-from fedtt_lightning.cohort.optimizer import ClientOptimizers, Schedule
+from fedtt_lightning.cohort.optimizer import ClientOptimizers, Schedule, steps_together
 from fedtt_lightning.cohort.stacks import ClientStacks
 
 STEPS, EPOCH = [5, 4, 2], 2  # of each client, and batches in its local epochs
@@ -57,50 +57,73 @@ def ends_epoch(client: int, step: int) -> bool:
     return (step + 1) % EPOCH == 0 or step + 1 == STEPS[client]
 
 
-@pytest.mark.parametrize("interrupted", [False, True], ids=["whole", "interrupted"])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_optimizers_of_their_own(case: Any, interrupted: bool) -> None:
-    make, makes = case
-    torch.manual_seed(0)
-    start = [nn.Parameter(torch.randn(3, 2).double()), nn.Parameter(torch.randn(2).double())]
-    names = ("a", "b")
+class Run:
+    """Clients in stacks, stepped one by one or, where the optimizer allows it, together."""
 
-    def build() -> tuple[Any, ClientStacks, ClientOptimizers]:
-        module = [nn.Parameter(p.detach().clone()) for p in start]
-        groups = [{"params": module[:1]}, {"params": module[1:], "weight_decay": 0.2}]
-        optimizer = make(groups)
-        schedules = [Schedule(make(optimizer), interval) for make, interval in makes]
-        stacks = ClientStacks(dict(zip(names, module, strict=True)), len(STEPS))
-        clients = ClientOptimizers(
-            optimizer, schedules, clip, lambda closure: closure(), lambda client: nullcontext()
+    def __init__(self, case: Any, start: list[Tensor], together: bool) -> None:
+        make, makes = case
+        self.module = [nn.Parameter(p.detach().clone()) for p in start]
+        groups = [{"params": self.module[:1]}, {"params": self.module[1:], "weight_decay": 0.2}]
+        self.optimizer = make(groups)
+        schedules = [Schedule(make(self.optimizer), interval) for make, interval in makes]
+        assert steps_together(self.optimizer, schedules) or not together
+        self.together, self.active = together, 0
+        self.stacks = ClientStacks(dict(zip(NAMES, self.module, strict=True)), len(STEPS))
+        self.clients = ClientOptimizers(
+            self.optimizer, schedules, self.clip, lambda closure: closure(), lambda _: nullcontext()
         )
-        own = [dict(zip(module, client.values(), strict=True)) for client in stacks.own]
-        clients.begin(own)  # type: ignore[arg-type]
-        return optimizer, stacks, clients
+        self.settings = repr(self.optimizer.state_dict())
 
-    optimizer, stacks, clients = build()
-    settings, holds = repr(optimizer.state_dict()), optimizer.param_groups[0]["params"]
-    for step in range(max(STEPS)):
-        active = [client for client, steps in enumerate(STEPS) if step < steps]
+    def begin(self, step: int) -> None:
+        self.active = sum(step < steps for steps in STEPS)
+        leaves = [self.stacks.leaves(NAMES, self.active)] if self.together else self.stacks.own
+        self.clients.begin([dict(zip(self.module, c.values(), strict=True)) for c in leaves])
 
-        def closure(
-            step: int = step, active: list[int] = active, stacks: ClientStacks = stacks
-        ) -> None:
-            leaves = stacks.leaves(names, len(active))
-            parts = [loss([leaves[n][c] for n in names], c, step) for c in active]
+    def clip(self, optimizer: Any) -> None:
+        self.stacks.clip(0.3, by_value=False) if self.together else clip(optimizer)
+
+    def step(self, step: int) -> None:
+        before = self.stacks.leaves(NAMES, self.active)
+        self.active = sum(step < steps for steps in STEPS)
+        leaves = self.stacks.leaves(NAMES, self.active)
+        if self.together and leaves is not before:
+            self.clients.keep({before[name]: leaves[name] for name in NAMES})
+
+        def closure() -> None:
+            parts = [loss([leaves[n][c] for n in NAMES], c, step) for c in range(self.active)]
             torch.stack(parts).mean().backward()
-            stacks.hand_out([4] * len(active))
+            self.stacks.scale([4] * self.active)
+            self.stacks.hand_out()
 
-        clients.prepare([ends_epoch(client, step) for client in active])
-        clients.step(closure)
-        assert repr(optimizer.state_dict()) == settings
-        assert optimizer.param_groups[0]["params"] is holds
+        ends = [ends_epoch(client, step) for client in range(self.active)]
+        self.clients.prepare([False] if self.together else ends)
+        self.clients.step(closure)
+        assert repr(self.optimizer.state_dict()) == self.settings
+        assert self.optimizer.param_groups[0]["params"] == self.module[:1]
+
+
+NAMES = ("a", "b")
+TOGETHER = [name for name in CASES if name not in ("two schedulers", "Adagrad")]
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["whole", "interrupted"])
+@pytest.mark.parametrize(
+    ("case", "together"), [*((c, False) for c in CASES), *((c, True) for c in TOGETHER)]
+)
+def test_equals_optimizers_of_their_own(case: str, together: bool, interrupted: bool) -> None:
+    make, makes = CASES[case]
+    torch.manual_seed(0)
+    start: Any = [torch.randn(3, 2).double(), torch.randn(2).double()]
+    run = Run(CASES[case], start, together)
+    run.begin(0)
+    for step in range(max(STEPS)):
+        run.step(step)
         if interrupted and step == 2:
-            saved, values = clients.clients_state(), stacks.state_dict()
-            optimizer, stacks, clients = build()
-            holds = optimizer.param_groups[0]["params"]
-            clients.load_clients_state(saved)
-            stacks.load_state_dict(values)
+            saved, values = run.clients.clients_state(), run.stacks.state_dict()
+            run = Run(CASES[case], start, together)
+            run.begin(step)
+            run.clients.load_clients_state(saved)
+            run.stacks.load_state_dict(values)
 
     for client, steps in enumerate(STEPS):
         mine = [nn.Parameter(p.detach().clone()) for p in start]
@@ -114,8 +137,8 @@ def test_equals_optimizers_of_their_own(case: Any, interrupted: bool) -> None:
             for scheduler, interval in schedules:
                 if interval == "step" or ends_epoch(client, step):
                     scheduler.step()
-        for name, expected in zip(names, mine, strict=True):
-            actual = stacks.own[client][name]
+        for name, expected in zip(NAMES, mine, strict=True):
+            actual = run.stacks.own[client][name]
             torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -126,10 +149,45 @@ def test_gradients_of_unequal_clients_are_those_of_their_own_means() -> None:
     leaf = stacks.leaves(("w",), 3)["w"]
     rows = torch.cat([leaf[c].expand(n, -1) for c, n in enumerate(sizes)])
     (rows * x).sum(1).tanh().mean().backward()
-    stacks.hand_out(sizes)
+    stacks.scale(sizes)
+    stacks.hand_out()
     for own, part in zip(stacks.own, x.split(sizes), strict=True):
         (expected,) = torch.autograd.grad((part @ weight).tanh().mean(), weight)
         torch.testing.assert_close(own["w"].grad, expected, rtol=1e-13, atol=1e-13)
     stacks.leaves(("w",), 3)
-    stacks.hand_out(sizes)
+    stacks.scale(sizes)
+    stacks.hand_out()
     assert all(own["w"].grad is None for own in stacks.own), "this step has no gradient"
+
+
+def test_clips_each_client_as_torch_clips_a_model() -> None:
+    stacks = ClientStacks({"a": torch.zeros(3, 2), "b": torch.zeros(2)}, 3)
+    for by_value in (False, True):
+        leaves = stacks.leaves(("a", "b"), 3)
+        for leaf in leaves.values():
+            leaf.grad = torch.randn(leaf.shape) * torch.tensor([0.01, 1, 5]).view(
+                3, *[1] * (leaf.dim() - 1)
+            )
+        models = [[nn.Parameter(leaf[c]) for leaf in leaves.values()] for c in range(3)]
+        for client, model in enumerate(models):
+            for parameter, leaf in zip(model, leaves.values(), strict=True):
+                parameter.grad = leaf.grad[client].clone()
+            if by_value:
+                nn.utils.clip_grad_value_(model, 0.5)
+            else:
+                nn.utils.clip_grad_norm_(model, 0.5)
+        stacks.clip(0.5, by_value)
+        for i, leaf in enumerate(leaves.values()):
+            torch.testing.assert_close(leaf.grad, torch.stack([m[i].grad for m in models]))
+
+
+def test_what_is_not_stepped_together() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    adagrad, adamw = Adagrad([parameter]), AdamW([parameter])
+    assert not steps_together(adagrad, []) and steps_together(adamw, [])
+    assert not steps_together(adamw, [Schedule(StepLR(adamw, 1), "epoch")])
+
+    class Own(AdamW):
+        """Whatever it does, it may look at whole tensors."""
+
+    assert not steps_together(Own([parameter]), [])

@@ -18,7 +18,7 @@ from fedtt_lightning.callbacks.optimizer_reset import check_schedulers
 from fedtt_lightning.callbacks.parts import call_hook, client_data
 from fedtt_lightning.callbacks.round_end import end_visit
 from fedtt_lightning.cohort.modules import ClientModules, Clients
-from fedtt_lightning.cohort.optimizer import ClientOptimizers, Schedule
+from fedtt_lightning.cohort.optimizer import ClientOptimizers, Schedule, steps_together
 from fedtt_lightning.cohort.random import ClientRandom
 from fedtt_lightning.cohort.size_search import SizeSearch
 from fedtt_lightning.cohort.stacks import ClientStacks
@@ -48,9 +48,12 @@ class SideBySide:
         self._trainer, self._module = trainer, module
         self._configs = trainer.lr_scheduler_configs
         check_schedulers(self._configs)
+        optimizer = _only_optimizer(trainer)
+        schedules = [Schedule(config.scheduler, config.interval) for config in self._configs]
+        self._together = steps_together(optimizer, schedules)
         self._optimizer = ClientOptimizers(
-            _only_optimizer(trainer),
-            [Schedule(config.scheduler, config.interval) for config in self._configs],
+            optimizer,
+            schedules,
             self._clip,
             self._side_by_side,
             lambda client: self._random.client(client),
@@ -80,10 +83,11 @@ class SideBySide:
             loop.open_visit()
             self._open(trainer, module, resumed=False)
         options = client_data(trainer).loader
-        self._active = in_step(self._visits, step)
+        self._activate(in_step(self._visits, step))
         self._sizes = [batch_examples(visit, step, options) for visit in self._active]
         self._random.begin([visit.seed_at(step, "step 0") for visit in self._active], self._sizes)
-        self._optimizer.prepare([visit.ends_epoch(step) for visit in self._active])
+        ends_epoch = [visit.ends_epoch(step) for visit in self._active]
+        self._optimizer.prepare([False] if self._together else ends_epoch)
         if self._first is not None and step == 0 and len(self._active) > 1:
             self._first.check(loop, self._active, batch, self._clients, self._modules)
             self._first = None
@@ -158,13 +162,20 @@ class SideBySide:
         assert loop.plan is not None
         group = loop.plan.group(loop.position)
         self._visits = in_step(group, 0)
+        self._active = in_step(group, max(loop.step - 1, 0))  # where it was left
         self._names = tuple(name for name in loop.tensors if name in loop.trained)
         self._stacks = ClientStacks(loop.tensors, len(group))
-        self._optimizer.begin(
-            [{loop.tensors[name]: p for name, p in own.items()} for own in self._stacks.own]
-        )
+        own = [self._clients.stacks] if self._together else self._stacks.own
+        self._optimizer.begin([{loop.tensors[n]: p for n, p in o.items()} for o in own])
         for visit in group:
             call_hook(trainer, "on_client_start", module, visit, resumed)
+
+    def _activate(self, visits: list[Visit]) -> None:
+        """Go on with the visits that have another batch, the first ones of those before."""
+        before = self._clients.stacks
+        self._active = visits
+        if self._together and (after := self._clients.stacks) is not before:
+            self._optimizer.keep({before[name]: after[name] for name in before})
 
     @property
     def _clients(self) -> Clients:
@@ -189,14 +200,17 @@ class SideBySide:
                 "training_step draws random numbers other than by dropout, which clients side by "
                 "side would share: set federation.cohort_batch to 1"
             )
-        self._stacks.hand_out(self._sizes)
+        self._stacks.scale(self._sizes)
+        if not self._together:
+            self._stacks.hand_out()
         return result
 
     def _clip(self, optimizer: Optimizer) -> None:
-        trainer = self._trainer
-        self._module.clip_gradients(
-            optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-        )
+        largest, algorithm = self._trainer.gradient_clip_val, self._trainer.gradient_clip_algorithm
+        if not self._together:
+            self._module.clip_gradients(optimizer, largest, algorithm)
+        elif largest:
+            self._stacks.clip(largest, by_value=algorithm == "value")
 
 
 def _only_optimizer(trainer: Trainer) -> Optimizer:

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LRScheduler
+
+# They treat each number of a tensor by itself, whatever tensor it is in.
+_ELEMENTWISE = (SGD, Adam, AdamW, RMSprop)
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,20 @@ class Schedule:
     interval: Literal["step", "epoch"] | str
 
 
+def steps_together(optimizer: Optimizer, schedules: Sequence[Schedule]) -> bool:
+    """Tell whether stacked parameters can be stepped as if they were those of one client.
+
+    That is to say, with the same numbers, in as many operations as for one client.
+    """
+    same = all(schedule.interval == "step" for schedule in schedules)
+    return same and type(optimizer) in _ELEMENTWISE and not optimizer.state
+
+
 @dataclass
 class _Slot:
     """What an optimizer and its schedulers hold while they serve one client."""
 
-    parameters: list[list[Parameter]]
+    parameters: list[list[Tensor]]
     settings: list[dict[str, Any]]
     schedules: list[dict[str, Any]]
     state: defaultdict[Any, Any]
@@ -67,8 +78,11 @@ class ClientOptimizers(Optimizer):
         self._slots: list[_Slot] = []
         self._ends_epoch: Sequence[bool] = ()
 
-    def begin(self, own: Sequence[Mapping[Tensor, Parameter]]) -> None:
-        """Start afresh with clients, each given by what stands for the module's parameters."""
+    def begin(self, own: Sequence[Mapping[Tensor, Tensor]]) -> None:
+        """Start afresh with clients, each given by what stands for the module's parameters.
+
+        Where `steps_together` says so, stacked parameters may be given, as those of one client.
+        """
         self._slots = [
             _Slot(
                 [[client.get(p, p) for p in group] for group in self._initial.parameters],
@@ -80,6 +94,17 @@ class ClientOptimizers(Optimizer):
             )
             for client in own
         ]
+
+    def keep(self, shorter: Mapping[Tensor, Tensor]) -> None:
+        """Go on with the first clients of stacked ones: `shorter` has the new tensor of each."""
+        for slot in self._slots:
+            slot.parameters = [[shorter.get(p, p) for p in group] for group in slot.parameters]
+            for old, new in shorter.items():
+                if (state := slot.state.pop(old, None)) is not None:
+                    slot.state[new] = {
+                        key: value[: len(new)] if _is_like(value, old) else value
+                        for key, value in state.items()
+                    }
 
     def prepare(self, ends_epoch: Sequence[bool]) -> None:
         """Say for each of the first clients, which take the next step, if it ends a local epoch."""
@@ -147,3 +172,7 @@ class ClientOptimizers(Optimizer):
             group["params"] = parameters
         for schedule, state in zip(self._schedules, slot.schedules, strict=True):
             schedule.scheduler.load_state_dict(state)
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape

@@ -12,8 +12,8 @@ from torch.nn import Parameter
 class ClientStacks:
     """One tensor (clients, *shape) for each name, and each client's own as Parameters in it.
 
-    A forward pass uses `leaves`, in which autograd finds the gradients of all clients at once;
-    optimizers step the Parameters of `own`, which are views of the same memory.
+    A forward pass uses `leaves`, in which autograd finds the gradients of all clients at once.
+    Optimizers step those, or the Parameters of `own`, which are views of the same memory.
 
     Args:
         tensors: what all clients begin from, by name.
@@ -44,22 +44,41 @@ class ClientStacks:
         return self._leaves
 
     @torch.no_grad()
-    def hand_out(self, sizes: Sequence[int]) -> None:
-        """Give each client its gradients, from those of the mean loss over all examples.
+    def scale(self, sizes: Sequence[int]) -> None:
+        """Make of the gradients of the mean loss over all examples those of each client's own.
 
         Args:
-            sizes: examples of each client; its part of the loss becomes the mean over its own.
+            sizes: examples of each client.
         """
-        total, even = sum(sizes), len(set(sizes)) == 1
+        gradients = self._gradients()
+        if gradients and len(set(sizes)) == 1:
+            torch._foreach_mul_(gradients, float(len(sizes)))
+            return
+        factors = torch.tensor(sizes, dtype=torch.float64).reciprocal_() * sum(sizes)
+        _multiply(gradients, factors)
+
+    @torch.no_grad()
+    def clip(self, largest: float, by_value: bool) -> None:
+        """Clip each client's gradients as torch.nn.utils does those of one model."""
+        gradients = self._gradients()
+        if by_value:
+            for gradient in gradients:
+                gradient.clamp_(-largest, largest)
+        elif gradients:
+            norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]
+            norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+            _multiply(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
+
+    @torch.no_grad()
+    def hand_out(self) -> None:
+        """Give each client its gradients, None where there are none."""
         for name, leaf in self._leaves.items():
-            if leaf.grad is not None and even:
-                leaf.grad *= len(sizes)
-            elif leaf.grad is not None:
-                factors = torch.tensor(sizes, dtype=torch.float64).reciprocal_() * total
-                leaf.grad *= factors.view(-1, *[1] * (leaf.dim() - 1)).to(leaf.grad)
-            gradients = [None] * len(sizes) if leaf.grad is None else leaf.grad.unbind()
+            gradients = [None] * len(leaf) if leaf.grad is None else leaf.grad.unbind()
             for own, gradient in zip(self.own, gradients, strict=False):
                 own[name].grad = gradient
+
+    def _gradients(self) -> list[Tensor]:
+        return [leaf.grad for leaf in self._leaves.values() if leaf.grad is not None]
 
     @torch.no_grad()
     def write(self, client: int, tensors: Mapping[str, Tensor]) -> None:
@@ -74,3 +93,9 @@ class ClientStacks:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, stack in self._stacks.items():
             stack.copy_(state[name])
+
+
+def _multiply(gradients: Sequence[Tensor], factors: Tensor) -> None:
+    """Multiply each client's gradients with its factor."""
+    for gradient in gradients:
+        gradient *= factors.view(-1, *[1] * (gradient.dim() - 1)).to(gradient)
