@@ -118,3 +118,22 @@ def test_ffa_lora(tmp_path: Path) -> None:
     net = Encoder(METHODS["LoRA"])
     names = {name for name, _ in net.named_parameters() if "lora_A" in name}
     compare(tmp_path, net, FactorFreezing(FFALoRA()), frozen=lambda round: names)
+
+
+@pytest.mark.parametrize("method", ["FedTT", "LoRA"])
+def test_mixed_precision(method: str, tmp_path: Path) -> None:
+    """bfloat16 rounds to three digits, other shapes differently."""
+    trained = []
+    for cohort_batch in (1, 3):
+        torch.manual_seed(3)
+        module = ToyModule(lambda p: torch.optim.SGD(p, lr=0.1))
+        module.net = Encoder(METHODS[method]).train()  # type: ignore[assignment]
+        start = [p.detach().clone() for p in module.parameters() if p.requires_grad]
+        data = FederatedDataModule(Texts(), clients=3, partition=BySize([2, 3, 4]))
+        rounds = FederatedRounds(seed=5, cohort_batch=cohort_batch)
+        quiet_trainer(tmp_path, 1, [rounds], precision="bf16-mixed").fit(module, datamodule=data)
+        after = [p.detach() for p in module.parameters() if p.requires_grad]
+        trained.append(torch.cat([(a - b).flatten() for a, b in zip(after, start, strict=True)]))
+    alone, beside = trained
+    assert alone.norm() > 0.01
+    assert (beside - alone).norm() < 0.03 * alone.norm()

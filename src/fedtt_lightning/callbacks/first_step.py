@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -104,6 +105,8 @@ class FirstStep:
         self, visit: Visit, mine: Sequence[Tensor | None], alone: Sequence[Tensor | None]
     ) -> None:
         norm = _norm(alone)
+        if not isfinite(norm):
+            return  # with NaN or Inf in its data it is left out anyway
         difference = _norm(
             b if a is None else a if b is None else a - b for a, b in zip(mine, alone, strict=True)
         )

@@ -59,6 +59,8 @@ class SideBySide:
             lambda client: self._random.client(client),
         )
         trainer.optimizers = [self._optimizer]
+        # Lightning would clip what the model holds, which gets no gradients.
+        self._largest, trainer.gradient_clip_val = trainer.gradient_clip_val, None
         trainer.strategy.lr_scheduler_configs = []  # which would step them once for all clients
         self._modules = ClientModules(module, federation.loop.tensors)
         self._random = ClientRandom(module.device)
@@ -149,6 +151,7 @@ class SideBySide:
     def close(self, trainer: Trainer) -> None:
         """Give the trainer its optimizer and schedulers back."""
         trainer.optimizers = [self._optimizer.optimizer]
+        trainer.gradient_clip_val = self._largest
         trainer.strategy.lr_scheduler_configs = self._configs
 
     def _planned(self) -> RoundPlanner:
@@ -206,11 +209,11 @@ class SideBySide:
         return result
 
     def _clip(self, optimizer: Optimizer) -> None:
-        largest, algorithm = self._trainer.gradient_clip_val, self._trainer.gradient_clip_algorithm
+        algorithm = self._trainer.gradient_clip_algorithm
         if not self._together:
-            self._module.clip_gradients(optimizer, largest, algorithm)
-        elif largest:
-            self._stacks.clip(largest, by_value=algorithm == "value")
+            self._module.clip_gradients(optimizer, self._largest, algorithm)
+        elif self._largest:
+            self._stacks.clip(self._largest, by_value=algorithm == "value")
 
 
 def _only_optimizer(trainer: Trainer) -> Optimizer:
