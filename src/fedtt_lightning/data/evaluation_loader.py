@@ -23,7 +23,7 @@ def evaluation_loader(
     The global generators are seeded before a batch is read, by `seed` and the batch's first index,
     so that a dataset which draws gives the same examples in every evaluation.
     """
-    readings = [_Reading(b.tolist(), seed_for(seed, "evaluation", int(b[0]))) for b in batches]
+    readings = [[_Reading(b.tolist(), seed_for(seed, "evaluation", int(b[0])))] for b in batches]
     return DataLoader(
         _SeededReads(dataset),
         batch_sampler=readings,
