@@ -135,6 +135,11 @@ def main(args: list[str]) -> int:
             return _fail(f"trainer.callbacks: {first.split('.')[0]}: name each callback once")
         if first.startswith("Early stopping conditioned on metric"):
             return _fail(f"trainer.callbacks: {first}")
+        if first.startswith("Training with multiple optimizers"):
+            return _fail(
+                "the module's configure_optimizers gives several optimizers, which Lightning steps "
+                "by manual optimization only: let one optimizer step all parameters"
+            )
         raise
     except UnicodeDecodeError as error:
         return _fail(f"a config file is not UTF-8 text: {error}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import BinaryAccuracy
 
-from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.errors import ConfigError, FederationError
 from private_run import private_run
 from toy import ToyModule
 
@@ -107,12 +107,12 @@ def test_leaves_no_trace(tmp_path: Path) -> None:
     trainer, toy, data, _ = private_run(tmp_path, module=Busy, max_epochs=1)
     trainer.fit(toy, datamodule=data)
     seen = toy.seen  # type: ignore[attr-defined]
-    assert [size for size, *_ in seen[:10]] == [1] * 8 + [8] * 2
+    assert [size for size, *_ in seen[:12]] == [1] * 8 + [8] * 2 + [2, 3]
     assert not any(training or still for _, training, still in seen[:10])
     assert all(training and not still for _, training, still in seen[10:])
     assert "log" not in vars(toy)
     # The metric has counted steps only: a whole number of their examples was right.
-    right = float(trainer.callback_metrics["accuracy_epoch"]) * sum(n for n, *_ in seen[10:])
+    right = float(trainer.callback_metrics["accuracy_epoch"]) * sum(n for n, *_ in seen[12:])
     assert right == pytest.approx(round(right), abs=1e-3)
 
 
@@ -125,3 +125,24 @@ def test_a_mean_is_taken_whatever_the_dropout(tmp_path: Path) -> None:
     trainer, toy, data, _ = private_run(tmp_path, module=Dropping, max_epochs=1)
     trainer.fit(toy, datamodule=data)
     assert trainer.current_epoch == 1
+
+
+class Rows(ToyModule):
+    """Whose table is looked up three times a batch, however many examples there are."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.table = nn.Embedding(3, 12)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        return cross_entropy(self.net(x + self.table(torch.arange(3)).mean(0)), y)
+
+
+def test_what_looks_right_in_a_batch_of_three_is_refused(tmp_path: Path) -> None:
+    trainer, toy, data, _ = private_run(tmp_path, module=Rows)
+    with pytest.raises(
+        FederationError, match=r"batch's 2 examples.*table.weight has gradients of 3"
+    ):
+        trainer.fit(toy, datamodule=data)
+    assert all(p.grad is None for p in toy.parameters())

@@ -70,12 +70,21 @@ def attack_clients(folder: Path, backbone: str, dp: CentralDP | None) -> Guesses
 
 
 def succeeds(guesses: Guesses) -> None:
+    told(guesses)
     assert guesses.accuracy == 1.0
     assert guesses.epsilon_lower(DELTA) > 2.5 * EPSILON
 
 
+def told(guesses: Guesses) -> None:
+    """Print what docs/privacy.md reports."""
+    print(
+        f"{guesses}: accuracy {guesses.accuracy:.2f}, ε at least {guesses.epsilon_lower(DELTA):.2f}"
+    )
+
+
 def is_bounded(guesses: Guesses, spent: float) -> None:
     """Guesses are not even as good as ε alone allows, let alone significantly better."""
+    told(guesses)
     assert 0.98 * EPSILON < spent <= EPSILON
     assert guesses.accuracy < 1 / (1 + exp(-spent))
     assert guesses.epsilon_lower(DELTA) < spent

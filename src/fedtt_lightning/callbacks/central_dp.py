@@ -38,10 +38,11 @@ from fedtt_lightning.privacy.secret import KNOWN_SEED, fingerprint, noise_key
 class CentralDP(Callback):
     """Calibrates the noise of `PrivateMean` and accounts for it: (ε, δ) for each client.
 
-    McMahan et al., arXiv 1710.06963. Neighbours are two runs one of which has zero in place of all
-    updates of one client. Who sees all released adapters can then not tell one from the other. The
-    server is trusted, and so is whoever reads its checkpoints: to go on from, they hold the last
-    cohort and losses, and inside a round updates. Publish weights.
+    McMahan et al., arXiv 1710.06963. Neighbours are two runs one of which lacks all that one
+    client sends, which counts as zero (also its bit, if the clip adapts). Who sees all released
+    adapters can then not tell one from the other. The server is trusted, and so is whoever reads
+    its checkpoints: to go on from, they hold the last cohort and losses, and inside a round
+    updates. Publish weights.
 
     - `PoissonSampler`: each round costs every client one step at the sampling rate, since nobody
       knows who is in it. Give `secret_file`, which keys the cohorts too: those of a known seed are
@@ -163,7 +164,8 @@ class CentralDP(Callback):
         if plan.noise == 0:
             rank_zero_warn("CentralDP's noise_multiplier is 0: clipped, but not private")
         elif self.secret_file is None:
-            rank_zero_info(f"CentralDP: {KNOWN_SEED}")
+            cohorts = "; epsilon counts on hidden cohorts, which the seed gives away too"
+            rank_zero_info(f"CentralDP: {KNOWN_SEED}{cohorts if self._poisson else ''}")
         if not self._poisson and sampler.smallest_cohort(sizes) != sampler.largest_cohort(sizes):
             rank_zero_info(
                 f"CentralDP: cohorts differ in size; sums are divided by the largest, "

@@ -24,7 +24,7 @@ def central_dp_problems(settings: CentralDP, trainer: Trainer) -> Iterator[str]:
     yield from _run(settings, trainer)
     yield from _federation(federation)
     if isinstance(federation.sampler, PoissonSampler):
-        yield from _poisson(federation, trainer)
+        yield from _poisson(settings, federation, trainer)
 
 
 def _settings(settings: CentralDP) -> Iterator[str]:
@@ -81,7 +81,7 @@ def _federation(federation: FederatedRounds) -> Iterator[str]:
         )
 
 
-def _poisson(federation: FederatedRounds, trainer: Trainer) -> Iterator[str]:
+def _poisson(settings: CentralDP, federation: FederatedRounds, trainer: Trainer) -> Iterator[str]:
     """What would tell how many clients a round has, which amplification by sampling hides."""
     if federation.min_clients > 1:
         yield (
@@ -101,6 +101,12 @@ def _poisson(federation: FederatedRounds, trainer: Trainer) -> Iterator[str]:
             "fedtt_lightning.federation.UniformSampler, or remove the codec"
         )
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    kinds = [type(callback).__name__ for callback in callbacks]
+    if settings.secret_file is not None and "LocalDP" in kinds[: callbacks.index(settings)]:
+        yield (
+            "LocalDP stands before CentralDP in trainer.callbacks, and would plan for other "
+            "cohorts than secret_file draws: put CentralDP first"
+        )
     if any(isinstance(c, LocalDP) and c.epsilon is not None for c in callbacks):
         yield (
             "LocalDP's epsilon makes a client's noise and number of visits depend on the cohorts "

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.callbacks.local_dp_checks import local_dp_problems, only_optimizer
-from fedtt_lightning.callbacks.local_dp_loss import check_mean_loss
+from fedtt_lightning.callbacks.local_dp_loss import check_examples_apart, check_mean_loss
 from fedtt_lightning.callbacks.parts import call_hook, client_data
 from fedtt_lightning.callbacks.progress import progress
 from fedtt_lightning.errors import FederationError
@@ -169,6 +169,7 @@ class LocalDP(Callback):
         self._plan.check_spent(self.ledger, loop)
         if loop.round < 0:
             check_mean_loss(trainer, pl_module)
+            check_examples_apart(trainer, pl_module)
 
     def on_client_start(
         self, trainer: Trainer, pl_module: LightningModule, visit: Visit, resumed: bool

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedtt_lightning.callbacks.local_dp import LocalDP
 
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-_POSITIONS = re.compile(r"position|(^|\.)wpe$", re.IGNORECASE)
+_POSITIONS = re.compile(r"position|relative_attention_bias|(^|\.)wpe$", re.IGNORECASE)
 _SHOWN = 3
 
 

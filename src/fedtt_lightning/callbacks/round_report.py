@@ -74,8 +74,9 @@ class RoundReport(Callback):
         evaluation = _evaluation(trainer)
         if evaluation is not None and evaluation.round == trainer.current_epoch:
             parts += [f"{k} {v:.3f}" for k, v in client_scores(metrics).items()]
-        if "dp/epsilon_max" in metrics:
-            parts.append(f"ε {float(metrics['dp/epsilon_max']):.2f}")
+        for name, what in (("dp/epsilon_max", "ε"), ("dp/central_epsilon_max", "central ε")):
+            if name in metrics:
+                parts.append(f"{what} {float(metrics[name]):.2f}")
         comm = _communication(trainer)
         for label, now, total in (
             ("up", comm.uploaded, comm.uploaded_total),

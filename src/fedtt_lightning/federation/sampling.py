@@ -107,7 +107,7 @@ class PoissonSampler(ClientSampler):
 
     The sampling that privacy amplification assumes (Abadi et al., arXiv 1607.00133; for clients:
     McMahan et al., arXiv 1710.06963). Cohorts differ in size and may be empty: such a round is
-    skipped, or fails, as `federation.below_min_clients` says.
+    skipped, or fails, as `federation.below_min_clients` says; under CentralDP it adds noise alone.
 
     Args:
         rate: probability of a client to take part in a round, in (0, 1].

@@ -91,10 +91,11 @@ def noise_for(
     low, high, before = 0.0, 1.0, inf
     while not (now := spent(high)) <= epsilon:
         if high > _LARGEST_NOISE or now > 0.999 * before:  # RDP never goes below log(1/δ) / 63
+            tighter = ", or use accountant prv, which tells the smallest"
             raise ConfigError(
                 f"epsilon {epsilon:g} at delta {delta:g} is reached by no noise over {steps} steps "
-                f"with accountant {accountant}: raise epsilon or delta, or use accountant prv, "
-                "which tells the smallest"
+                f"with accountant {accountant}: raise epsilon or delta"
+                f"{tighter if accountant == 'rdp' else ''}"
             )
         low, high, before = high, 2 * high, now
     while epsilon - spent(high) > _TOLERANCE * min(epsilon, 1) and high - low > 1e-4 * high:

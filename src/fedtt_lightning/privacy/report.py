@@ -95,7 +95,7 @@ def _options(plan: dict[str, Any], model: str, value: float) -> list[str]:
     if plan["asked"] == "noise":
         wanted = f"{callback}noise_multiplier {value!r} {callback}epsilon null"
     sampler = f"PoissonSampler --federation.sampler.rate {plan['central']['rate']!r}"
-    if run["sampling"] == "uniform":
+    if run["sampling"] == "uniform" or run["cohort"] == run["clients"]:
         sampler = f"UniformSampler --federation.sampler.clients_per_round {run['cohort']}"
     training = f"--federation.local_steps {run['local_steps'] or 'null'}"
     if run["local_steps"] is None:

@@ -38,10 +38,11 @@ class PrivateMean(AggregationRule):
     round can have, so that the sum over any who answer has the full noise or more; the bit travels
     in the same vector, with its own share. That is written in fixed point and added through
     `transport`. ε is then that of the continuous mechanism, against a server that follows the
-    protocol: rounding of the shares is not accounted for, as the distributed discrete Gaussian
-    (Kairouz et al., arXiv 2102.06387) would; nor are clients that tell others their noise. The
-    metric `secure/quantization_error` is what rounding changed in the noised sum, relative to its
-    length (L2), which a real server cannot know.
+    protocol and whoever took no part: a client knows its own share of the noise, without which
+    `(m − 1) / m` of the variance are left; several that tell each other theirs leave less. Rounding
+    of shares is not accounted for either, as the distributed discrete Gaussian (Kairouz et al.,
+    arXiv 2102.06387) would. The metric `secure/quantization_error` is what rounding changed in the
+    noised sum, relative to its length (L2), which a real server cannot know.
 
     Args:
         clip: largest L2 norm of an update; with `quantile`, of the first round.
