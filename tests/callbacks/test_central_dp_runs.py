@@ -14,7 +14,7 @@ from torch import Tensor
 
 from central_run import BITS, HIDDEN, KNOWN, run, trained
 from federation.pairwise_masks import PairwiseMaskedSum
-from fedtt_lightning.callbacks import CentralDP, LocalDP, Personalization
+from fedtt_lightning.callbacks import CentralDP, LocalDP, Personalization, RoundReport
 from fedtt_lightning.federation import (
     ClientFailures,
     FixedPointCodec,
@@ -237,3 +237,17 @@ def test_both_kinds_of_privacy_keep_their_own_accounts(tmp_path: Path) -> None:
     metrics = trainer.callback_metrics
     assert metrics["dp/epsilon_max"] == pytest.approx(alone.ledger.largest())
     assert metrics["dp/central_epsilon_max"] == pytest.approx(central.ledger.largest())
+
+
+def test_a_round_without_clients_is_told_as_one_of_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(
+        tmp_path,
+        CentralDP(noise_multiplier=1.0),
+        PrivateMean(),
+        federation=HIDDEN,
+        extra=[RoundReport()],
+    )
+    text = capsys.readouterr().out
+    assert "round 2/3 of noise alone: nobody was drawn" in text and "skipped" not in text

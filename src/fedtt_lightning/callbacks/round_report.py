@@ -37,6 +37,7 @@ class RoundReport(Callback):
 
     def __init__(self) -> None:
         self._validated = False
+        self._moved = False  # by the aggregation rule in this round, perhaps without any client
         self._reset()
 
     def _reset(self) -> None:
@@ -48,8 +49,14 @@ class RoundReport(Callback):
             if trainer.current_epoch == 0:
                 self._reset()  # not the counts of an earlier fit
 
+    def on_round_start(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
+        self._moved = False
+
+    def on_aggregate(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._moved = True
+
     def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
-        self._totals["skipped_rounds"] += find_federation(trainer).loop.skipped
+        self._totals["skipped_rounds"] += find_federation(trainer).loop.skipped and not self._moved
         self._totals["dropped"] += len(plan.dropped)
         self._totals["late"] += len(plan.late)
 
@@ -63,7 +70,9 @@ class RoundReport(Callback):
         metrics = trainer.callback_metrics
         rounds = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         parts = [f"round {trainer.current_epoch + 1}{rounds}"]
-        if loop.skipped:
+        if loop.skipped and self._moved:
+            parts[0] += " of noise alone: nobody was drawn"
+        elif loop.skipped:
             parts[0] += f" skipped: {_why_skipped(loop, loop.plan)}"
         else:
             if "fed/train_loss" in metrics:

@@ -41,8 +41,10 @@ class WeightedMean(AggregationRule):
 
     def result(self, old: AdapterState) -> AdapterState:
         assert self._schema is not None
-        mean, self._total = {k: v.div_(self._weight) for k, v in self._total.items()}, {}
-        return AdapterState(self._schema, mean)
+        for total in self._total.values():
+            total.div_(self._weight)
+        self._weight = 1.0  # so that it can be asked again
+        return AdapterState(self._schema, dict(self._total))
 
     def state_dict(self) -> dict[str, Any]:
         return {
