@@ -1,15 +1,15 @@
 """Accuracy against ε: SST-2, 10 clients, four methods, local and central DP, three seeds each.
 
-    python benchmarks/privacy.py run   --data FOLDER --backbone FOLDER/bert
-    python benchmarks/privacy.py table            # --json FILE for the numbers behind it
-    python benchmarks/privacy.py plot  -o docs/images/privacy.svg        # and privacy.png beside it
+    python benchmarks/privacy.py run --data FOLDER --backbone FOLDER/bert   # then table, plot
+    python benchmarks/privacy.py table                      # --json FILE for the numbers behind it
+    python benchmarks/privacy.py plot -o docs/images/privacy.svg        # and privacy.png beside it
 
 FOLDER holds glue/SST-2, the official files, of which all training sentences are dealt out i.i.d.
 `run` trains every cell that is not finished; stop it when you like and call it again. A method's
 learning rate and clip are those with the best accuracy on rows held out of the training set, one
 seed, for each kind of privacy at ε = 3; they serve the other ε too. `table` prints accuracy on the
-dev set after the last round, mean ± standard deviation over seeds, as Markdown. `plot` needs
-matplotlib: pip install 'fedtt-lightning[benchmarks]'.
+dev set after the last round, mean ± standard deviation over seeds, as Markdown. The plot needs
+matplotlib: pip install 'fedtt-lightning[benchmarks]'. Tuning looks at data, and no ε counts that.
 """
 
 from __future__ import annotations
@@ -220,13 +220,13 @@ def main() -> None:
         if not run(args):
             raise SystemExit("some runs failed: see above and the workers' logs, then run again")
     rows = results(args.out)
-    if args.command == "plot":
+    if args.command != "plot":
+        table(rows)
+        tuning_table(args.out)
+        if args.json is not None:
+            args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if args.command != "table":
         plot(rows, args.plot)
-        return
-    table(rows)
-    tuning_table(args.out)
-    if args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
