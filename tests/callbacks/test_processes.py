@@ -18,11 +18,13 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.processes
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    # Below the range from which systems hand out ports, so that nobody else has it by chance.
+    port = str(20000 + os.getpid() % 10000)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MASTER_PORT": port}
     script = str(TESTS / "callbacks" / "two_processes.py")
     for devices, batch_size in ((1, 8), (2, 4)):
         command = [sys.executable, script, str(tmp_path), str(devices), str(batch_size)]
-        subprocess.run(command, env=environment, check=True, timeout=120)
+        subprocess.run(command, env=environment, check=True, timeout=240)
     one, first, second = (
         torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")
     )

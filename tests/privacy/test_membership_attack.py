@@ -9,12 +9,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from canaries import CanaryClassifier, CanaryClients, CanaryTexts, Uploads, flip_coins
 from fedtt_lightning import BuiltinText, FederatedRounds, SequenceClassifier, TTAdapterConfig
 from fedtt_lightning.callbacks import CentralDP, LocalDP
 from fedtt_lightning.federation import PoissonSampler, PrivateMean
 from fedtt_lightning.federation.aggregation.flat import flatten
-from privacy.canaries import CanaryClassifier, CanaryClients, CanaryTexts, Uploads, flip_coins
-from privacy.one_run_audit import Guesses, evidence, guess
+from one_run_audit import Guesses, evidence, guess
 from quiet_trainer import quiet_trainer
 
 EPSILON, DELTA = 1.0, 1e-5
