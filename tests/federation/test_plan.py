@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import timeit
+import cProfile
+import pstats
 from math import ceil
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def test_a_hopeless_deadline_is_found_among_many_clients(tmp_path: Path) -> None
 
 
 def test_a_round_costs_its_cohort_and_not_the_population(tmp_path: Path) -> None:
-    """Checks and plans of 100,000 clients take milliseconds; the bound allows for busy machines."""
+    """Checks and plans of 100,000 clients do what a cohort of a hundred needs, counted in calls."""
     sizes = np.random.default_rng(0).integers(1, 100, 100_000)
     trace = tmp_path / "trace.csv"
     rows = [f"{client},{1 + client % 100}" for client in range(100_000)]
@@ -165,6 +166,8 @@ def test_a_round_costs_its_cohort_and_not_the_population(tmp_path: Path) -> None
             lambda p=big: p.plan(3),
             lambda p=big: FederatedLoop(p, {"weight": torch.zeros(3)}).open_round(5),
         ):
-            assert min(timeit.repeat(work, number=1, repeat=5)) < 0.05, type(sampler).__name__
+            profile = cProfile.Profile()
+            profile.runcall(work)
+            assert pstats.Stats(profile).total_calls < 20_000, type(sampler).__name__  # type: ignore[attr-defined]
         plan = big.plan(3)
         assert 50 < len(plan.visits) + len(plan.dropped) + len(plan.late) < 150
