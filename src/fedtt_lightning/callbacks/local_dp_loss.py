@@ -34,7 +34,7 @@ def check_mean_loss(trainer: Trainer, module: LightningModule, needs: str = "Loc
         needs: what needs such a loss, to say so.
     """
     examples = _some_examples(trainer, _EXAMPLES)
-    with _probing(trainer, module, needs) as step, torch.no_grad():
+    with _probing(trainer, module, needs) as step:
         module.eval()
         alone = [step([example]).item() for example in examples]
         together, again = step(examples).item(), step(examples).item()
@@ -67,8 +67,10 @@ def check_examples_apart(trainer: Trainer, module: LightningModule) -> None:
                 continue
             gradients = PerExampleGradients(module)
             try:
-                with torch.enable_grad():
-                    step(examples).backward()
+                loss = step(examples)
+                for parameter in trained.values():  # as Lightning clears them before backward
+                    parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]
+                loss.backward()
                 gradients.check(trained, number)
             finally:
                 gradients.detach()
