@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from encoders import SMALL, TOKENS, encoder, inputs
 from timing import Row, main, ratio, take_turns
 
-TOKENS, VOCABULARY = 128, 8192
 BATCHES = (32, 8)
 
 
@@ -26,11 +26,12 @@ class Step:
 
     def __init__(self, peft: Any, batch: int, private: bool, noise: float, clip: float) -> None:
         import torch
+        from peft import get_peft_model
 
         from fedtt_lightning.privacy.optimizer import PrivateOptimizer
         from fedtt_lightning.privacy.per_example import PerExampleGradients
 
-        self.model = _model(peft)
+        self.model = get_peft_model(encoder(SMALL), peft).train()
         self.batch, self.private = batch, private
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer: Any = torch.optim.AdamW(self.trained, lr=1e-3)
@@ -38,10 +39,7 @@ class Step:
             PerExampleGradients(self.model)
             self.optimizer = PrivateOptimizer(self.optimizer)
             self.optimizer.begin_visit(self.trained, noise, clip, float(batch))
-        drawn = torch.Generator().manual_seed(1)
-        ids = torch.randint(0, VOCABULARY, (batch, TOKENS), generator=drawn)
-        labels = torch.randint(0, 2, (batch,), generator=drawn)
-        self.inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        self.inputs = inputs(batch)
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
@@ -89,24 +87,6 @@ def measure(repeats: int) -> list[Row]:
             times = take_turns(steps, repeats)
             rows.append(ratio(times, "private", "plain", what, against, bar))
     return rows
-
-
-def _model(peft: Any) -> Any:
-    import torch
-    from peft import get_peft_model
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=1024,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    return get_peft_model(BertForSequenceClassification(config), peft).train()
 
 
 if __name__ == "__main__":
