@@ -24,7 +24,16 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     script = str(TESTS / "callbacks" / "two_processes.py")
     for devices, batch_size in ((1, 8), (2, 4)):
         command = [sys.executable, script, str(tmp_path), str(devices), str(batch_size)]
-        subprocess.run(command, env=environment, check=True, timeout=240)
+        # Started as a cluster's launcher would, so that none outlives the test.
+        ranks = [
+            subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)})
+            for rank in range(devices)
+        ]
+        try:
+            assert [rank.wait(timeout=240) for rank in ranks] == [0] * devices
+        finally:
+            for rank in ranks:
+                rank.kill()
     one, first, second = (
         torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")
     )

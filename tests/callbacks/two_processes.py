@@ -1,7 +1,8 @@
-"""Fits the toy with plain DDP on two processes: `two_processes.py FOLDER` (starts the second)."""
+"""Fits the toy with plain DDP, one of its processes: `two_processes.py FOLDER DEVICES BATCH`."""
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 from pathlib import Path
 
@@ -74,4 +75,5 @@ def main(folder: Path, devices: int, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(200, exit=True)  # says where a process hangs
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
