@@ -11,12 +11,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 _WARM_UP = 3
 _PACKAGES = ("torch", "transformers", "lightning", "peft", "opacus")
+_PEERS = ("tensorly-torch", "pfl", "flwr")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,15 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
+        **{package: _version_if_installed(package) for package in _PEERS},
     }
+
+
+def _version_if_installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def markdown(rows: Sequence[Row]) -> str:
