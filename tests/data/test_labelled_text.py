@@ -59,6 +59,14 @@ def test_rows_and_batches_are_what_the_files_say(folder):
     )
 
 
+def test_texts_can_be_grouped_by_their_length(folder):
+    data = lines_of(folder, group_by_length=True)
+    data.setup("fit")
+    assert data.loader.group_by_length
+    assert data.train_data.lengths.tolist() == [len(ids) for ids in data.train_data["input_ids"]]
+    assert data.train_data.lengths.std() > 0
+
+
 def test_drawn_test_rows_are_the_same_for_all_and_apart_from_the_rest(folder):
     parts = {"test_file": None, "test_fraction": 0.25, "holdout": 10, "train_limit": 20}
     data = lines_of(folder, **parts)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from datasets import Dataset
+import torch
+from datasets import Dataset, Features, List, Value
 
 from fedtt_lightning.data.labels import read_column, read_labels
-from fedtt_lightning.data.token_rows import TokenRows
+from fedtt_lightning.data.token_rows import TokenRows, list_columns
 
 COLUMNS = {
     "input_ids": [[5, 6, 7], [], [8], [9, 9]],
@@ -33,3 +34,21 @@ def test_partitioners_find_labels_and_columns():
     rows = TokenRows(Dataset.from_dict(COLUMNS))
     assert read_labels(rows).tolist() == COLUMNS["label"]
     assert np.array_equal(read_column(rows, "topic"), COLUMNS["topic"])
+
+
+def test_lengths_and_small_integers_are_kept():
+    ids = {"input_ids": List(Value("int64")), "mask": List(Value("int8")), "label": Value("int8")}
+    columns = {**COLUMNS, "mask": [[1, 0, 1], [], [1], [1, 1]]}
+    del columns["topic"]
+    rows = TokenRows(Dataset.from_dict(columns, Features(ids)))
+    assert rows.lengths.tolist() == [3, 0, 1, 2]
+    assert (rows[0]["input_ids"].dtype, rows[0]["mask"].dtype) == (torch.int32, torch.int8)
+    assert rows["mask"] == columns["mask"]
+
+
+def test_tokens_are_columns_like_others():
+    whole = Dataset.from_dict(COLUMNS)
+    tokens = list_columns(whole.select_columns("input_ids").with_format("arrow")[:])
+    rows = TokenRows(whole.remove_columns("input_ids"), tokens)
+    assert sorted(rows.column_names) == sorted(COLUMNS)
+    assert all(rows[name] == list(whole[name]) for name in COLUMNS)

@@ -66,6 +66,11 @@ def _data(trainer: Trainer) -> Iterator[str]:
             f"{type(data).__name__} does not know its clients: wrap it as "
             f"FederatedDataModule({type(data).__name__}(...), clients=...)"
         )
+    elif data.loader.group_by_length and not hasattr(data.train_data, "lengths"):
+        yield (
+            f"data.group_by_length needs the length of each example, but the training data is a "
+            f"{type(data.train_data).__name__} without an array `lengths`: turn it off"
+        )
 
 
 def _trainer(trainer: Trainer) -> Iterator[str]:

@@ -237,9 +237,12 @@ class FederatedRounds(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self.on_train_end(trainer, pl_module)
+        if self._training is not None:
+            client_data(trainer).close_loader()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._training is not None:
+            client_data(trainer).close_loader()
             self._training.close(trainer)
             self._training = None
 
@@ -289,11 +292,7 @@ class FederatedRounds(Callback):
 
 
 def find_federation(trainer: Trainer) -> FederatedRounds:
-    """Return the trainer's FederatedRounds callback.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Return the trainer's FederatedRounds callback, or raise ConfigError if it has none."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, FederatedRounds):
             return callback

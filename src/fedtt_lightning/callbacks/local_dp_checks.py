@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from fedtt_lightning.callbacks.parts import trainable_parameters
 from fedtt_lightning.callbacks.scaffold import Scaffold
+from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
         yield (
             f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but LocalDP "
             "accounts for every batch: set it to 1 and data.batch_size to the batch of a step"
+        )
+    data = getattr(trainer, "datamodule", None)
+    if isinstance(data, ClientDataModule) and data.loader.group_by_length:
+        yield (
+            "data.group_by_length is on, but LocalDP draws each example of a batch by itself, as "
+            "its accounting assumes: turn it off"
         )
     if trainer.precision not in _PRECISIONS:
         yield (

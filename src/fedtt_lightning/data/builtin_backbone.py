@@ -10,7 +10,6 @@ look at the whole text (as in Condenser, Gao and Callan, arXiv 2104.08253). No l
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from fedtt_lightning.data.builtin_text import SPECIAL_TOKENS, generate_corpus, vocabulary
+from fedtt_lightning.data.cache_dir import default_cache_dir
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation.seeds import seed_for
 
@@ -56,12 +56,6 @@ class Recipe:
         """Return the hash of the recipe and of the words it is made from."""
         content = json.dumps([asdict(self), vocabulary(), generate_corpus(50, self.seed)])
         return blake2b(content.encode(), digest_size=8).hexdigest()
-
-
-def default_cache_dir() -> Path:
-    """Return `fedtt-lightning` in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "fedtt-lightning"
 
 
 def ensure_backbone(cache_dir: str | Path | None = None, recipe: Recipe | None = None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,10 @@ class LoaderOptions:
     """How training batches are made; the names mean what they mean in `torch.utils.data`.
 
     `collate_fn=None` is torch's `default_collate`. Order and sampling are not options: every visit
-    shuffles its client's examples with a seed of its own.
+    shuffles its client's examples with a seed of its own. With `group_by_length` it then puts
+    texts of like length into the same batches, see `local_order`; the dataset must tell the length
+    of each example as an array `lengths`. Batches are then no uniform draws: those of long texts
+    come together, which is why it is off unless asked for.
     """
 
     batch_size: int = 32
@@ -37,6 +41,7 @@ class LoaderOptions:
     pin_memory: bool = False
     drop_last: bool = False
     worker_init_fn: Callable[[int], None] | None = None
+    group_by_length: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -82,6 +87,7 @@ class ClientDataModule(LightningDataModule):
         self.plan: Callable[[], RoundPlan] | None = None
         self.poisson: PoissonBatches | None = None
         self._federated_with: tuple[Any, int] | None = None
+        self._round_loader: tuple[RoundLoader, tuple[Any, ...], tuple[int, int]] | None = None
         self._labels: tuple[Any, np.ndarray | None] | None = None
 
     @property
@@ -142,7 +148,10 @@ class ClientDataModule(LightningDataModule):
         return partition_table(self.clients, labels, self.label_names)
 
     def train_dataloader(self) -> RoundLoader:
-        """Return the batches of the coming round, visit by visit."""
+        """Return the batches of the coming round, visit by visit.
+
+        One loader serves all rounds, unless what it reads from changes, so workers start once.
+        """
         if self.plan is None:
             raise ConfigError(
                 "federated data needs the callback that runs the rounds: add "
@@ -152,7 +161,15 @@ class ClientDataModule(LightningDataModule):
 
         rank = self.trainer.global_rank if self.trainer is not None else 0
         world_size = self.trainer.world_size if self.trainer is not None else 1
-        return RoundLoader(
+        source = (self.train_data, self.clients, self.loader, self.poisson)
+        processes = (rank, world_size)
+        if self._round_loader is not None:
+            loader, made_from, made_for = self._round_loader
+            if all(map(is_, source, made_from)) and made_for == processes:
+                loader.plan = self.plan()
+                return loader
+            loader.close()
+        loader = RoundLoader(
             self.train_data,
             self.clients,
             self.plan(),
@@ -161,6 +178,14 @@ class ClientDataModule(LightningDataModule):
             world_size,
             self.poisson,
         )
+        self._round_loader = (loader, source, processes)
+        return loader
+
+    def close_loader(self) -> None:
+        """Stop the workers that read the rounds' batches."""
+        if self._round_loader is not None:
+            self._round_loader[0].close()
+            self._round_loader = None
 
 
 def check_divisible(clients: Partition) -> None:

@@ -25,6 +25,8 @@ class GlueData(TextData):
         max_length: longest sequence in tokens; longer texts (or pairs) are cut.
         eval_batch_size: examples a batch in validation, test and predict.
         num_workers: processes that read batches; 0 reads in the main one.
+        group_by_length: put texts of like length into the same training batches, see `TextData`.
+        token_cache: keep tokens in the user's cache folder, see `TextData`.
         holdout: rows of the training set put aside and used for validation instead of dev.
         train_limit: use only so many of the other training rows, drawn at random.
         split_seed: seed of those two draws; not the experiment's, see `TextData`.
@@ -46,6 +48,8 @@ class GlueData(TextData):
         batch_size: int = 32,
         eval_batch_size: int = 128,
         num_workers: int = 0,
+        group_by_length: bool = False,
+        token_cache: bool = True,
         holdout: int = 0,
         train_limit: int | None = None,
         split_seed: int = 0,
@@ -60,6 +64,8 @@ class GlueData(TextData):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
+            group_by_length=group_by_length,
+            token_cache=token_cache,
             holdout=holdout,
             train_limit=train_limit,
             split_seed=split_seed,

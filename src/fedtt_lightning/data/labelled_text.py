@@ -34,6 +34,8 @@ class LabelledText(TextData):
         max_length: longest sequence in tokens; longer texts are cut.
         eval_batch_size: examples a batch in validation, test and predict.
         num_workers: processes that read batches; 0 reads in the main one.
+        group_by_length: put texts of like length into the same training batches, see `TextData`.
+        token_cache: keep tokens in the user's cache folder, see `TextData`.
         holdout: training rows put aside and used for validation instead of the test rows.
         train_limit: use only so many of the other training rows, drawn at random.
         split_seed: seed of those draws; not the experiment's, see `TextData`.
@@ -60,6 +62,8 @@ class LabelledText(TextData):
         batch_size: int = 32,
         eval_batch_size: int = 128,
         num_workers: int = 0,
+        group_by_length: bool = False,
+        token_cache: bool = True,
         holdout: int = 0,
         train_limit: int | None = None,
         split_seed: int = 0,
@@ -73,6 +77,8 @@ class LabelledText(TextData):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
+            group_by_length=group_by_length,
+            token_cache=token_cache,
             holdout=holdout,
             train_limit=train_limit,
             split_seed=split_seed,

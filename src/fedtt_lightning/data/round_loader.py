@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from fedtt_lightning.data.local_order import group_by_length
 from fedtt_lightning.federation.plan import RoundPlan, Visit
 from fedtt_lightning.federation.seeds import generator_for, seed_all
 
@@ -31,6 +32,11 @@ def batches_per_epoch(examples: int, options: LoaderOptions, world_size: int = 1
 
 class RoundLoader:
     """Iterates the batches of a round's visits, from the plan's `start` on.
+
+    It serves one round after another: set `plan`, and iterate. Workers start with the first batch
+    and live until `close`; they read ahead over the ends of visits, so that a visit's first batches
+    are there when it begins. They see the dataset as it was when they started. Without workers
+    nothing is read ahead: reading seeds the global generators, which then belong to the training.
 
     A client's examples are shuffled anew in each local epoch with a generator keyed by (experiment,
     round, client, epoch), and Python's, NumPy's and torch's generators are seeded before a batch
@@ -69,6 +75,8 @@ class RoundLoader:
         self._options = options
         self._rank = rank
         self._world_size = world_size
+        # `check_fit` has found them to be there.
+        self._lengths: np.ndarray | None = dataset.lengths if options.group_by_length else None  # type: ignore[attr-defined]
         self._loader = DataLoader(
             _SeededReads(dataset),
             batch_sampler=_Batches(self),
@@ -76,6 +84,7 @@ class RoundLoader:
             num_workers=options.num_workers,
             pin_memory=options.pin_memory,
             worker_init_fn=options.worker_init_fn,
+            persistent_workers=options.num_workers > 0,
         )
 
     def __len__(self) -> int:
@@ -83,14 +92,23 @@ class RoundLoader:
         return max(self.plan.num_batches, 1)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._loader) if self.plan.visits else iter(())  # which starts no worker
+        # A generator: Lightning calls `iter` twice a round, and what the first has made workers
+        # read is thrown away.
+        if self.plan.visits:
+            yield from self._loader
+
+    def close(self) -> None:
+        """Stop the workers; iterating again starts new ones."""
+        workers, self._loader._iterator = self._loader._iterator, None
+        if workers is not None:
+            workers._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
 
     def state_dict(self) -> dict[str, int]:
         """Tell Lightning that this loader can resume; where, the federated loop knows."""
         return {"round": self.plan.round}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing: the loader was built with the position to start from."""
+        """Do nothing: the plan says where to start from."""
 
     def batches(self) -> Iterator[list[_Reading]]:
         """Yield what each batch is read from: indices with the seed under which they are read."""
@@ -126,7 +144,10 @@ class RoundLoader:
             epoch, batch = divmod(step, visit.batches_per_epoch)
             if epoch != epoch_of_order:
                 indices = self._clients[visit.client]
-                order = generator_for(visit.seed, "order", epoch).permutation(indices)
+                generator = generator_for(visit.seed, "order", epoch)
+                order = generator.permutation(indices)
+                if self._lengths is not None:
+                    order = group_by_length(order, self._lengths, size, generator)
                 epoch_of_order = epoch
             chunk = order[batch * size : (batch + 1) * size]
             if self._world_size > 1:

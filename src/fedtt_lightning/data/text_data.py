@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from fedtt_lightning.data.client_data import ClientDataModule, LoaderOptions
 from fedtt_lightning.data.collate import PadBatch
 from fedtt_lightning.data.partition import Partitioner
-from fedtt_lightning.data.token_rows import TokenRows
+from fedtt_lightning.data.token_cache import cache_key, cached_tokens
+from fedtt_lightning.data.token_rows import Lists, TokenRows, list_columns
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation.seeds import generator_for
 
@@ -31,6 +32,11 @@ class TextData(ClientDataModule):
         batch_size: examples in a training batch.
         eval_batch_size: examples a batch in validation, test and predict.
         num_workers: processes that read batches; 0 reads in the main one.
+        group_by_length: put texts of like length into the same training batches, which then are
+            padded less but are no longer uniform draws; see `LoaderOptions`.
+        token_cache: keep tokens, but no texts, in files in `fedtt-lightning/tokens` of the user's
+            cache folder (XDG_CACHE_HOME or ~/.cache), for this user only, and read them by memory
+            map from then on; False keeps them in memory alone. The files may be deleted any time.
         holdout: rows of the training set put aside and used for validation.
         train_limit: use only so many of the other training rows, drawn at random.
         split_seed: seed of those two draws. It is not the experiment's: methods and repetitions
@@ -54,6 +60,8 @@ class TextData(ClientDataModule):
         batch_size: int,
         eval_batch_size: int,
         num_workers: int,
+        group_by_length: bool,
+        token_cache: bool,
         holdout: int,
         train_limit: int | None,
         split_seed: int,
@@ -71,6 +79,8 @@ class TextData(ClientDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
+        self.group_by_length = group_by_length
+        self.token_cache = token_cache
         self.holdout = holdout
         self.train_limit = train_limit
         self.split_seed = split_seed
@@ -101,7 +111,12 @@ class TextData(ClientDataModule):
         self._val_loader = None
         if stage == "fit":
             self.train_data = self._splits["train"]
-            self.loader = LoaderOptions(self.batch_size, self._collate(), self.num_workers)
+            self.loader = LoaderOptions(
+                self.batch_size,
+                self._collate(),
+                self.num_workers,
+                group_by_length=self.group_by_length,
+            )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out rows if `holdout` is set, else the dev or test set."""
@@ -138,6 +153,8 @@ class TextData(ClientDataModule):
         return self._splits[split]
 
     def _tokenize(self, rows: Any) -> TokenRows:
+        texts = [name for name in ("text", "text_pair") if name in rows.column_names]
+
         def encode(batch: Mapping[str, Any]) -> Any:
             return self._encoder(
                 batch["text"],
@@ -147,18 +164,26 @@ class TextData(ClientDataModule):
                 return_attention_mask=True,
             )
 
-        texts = [name for name in ("text", "text_pair") if name in rows.column_names]
-        encoded = rows.map(
-            encode,
-            batched=True,
-            remove_columns=texts,
-            desc=f"Tokenizing {self.task}",
-            # No cache: its key would hash all that `encode` sees, which takes seconds.
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            new_fingerprint="tokenized",
-        )
-        return TokenRows(encoded)
+        def tokens() -> dict[str, Lists]:
+            encoded = rows.select_columns(texts).map(
+                encode,
+                batched=True,
+                remove_columns=texts,
+                desc=f"Tokenizing {self.task}",
+                # Not in its cache: the key would hash all that `encode` sees, which takes seconds.
+                keep_in_memory=True,
+                load_from_cache_file=False,
+                new_fingerprint="tokenized",
+            )
+            return list_columns(encoded.with_format("arrow")[:])
+
+        if self.token_cache:
+            table = rows.select_columns(texts).with_format("arrow")[:]
+            columns = {name: table[name].to_pylist() for name in texts}
+            made = cached_tokens(cache_key(self._encoder, self.max_length, columns), tokens)
+        else:
+            made = tokens()
+        return TokenRows(rows.remove_columns(texts), made)
 
     def _collate(self) -> PadBatch:
         padding = {"input_ids": self._encoder.pad_token_id, "attention_mask": 0}
@@ -172,6 +197,7 @@ class TextData(ClientDataModule):
             batch_size=self.eval_batch_size,
             collate_fn=self._collate(),
             num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
         )
 
 
