@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def test_texts_can_be_grouped_by_their_length(folder):
     assert data.loader.group_by_length
     assert data.train_data.lengths.tolist() == [len(ids) for ids in data.train_data["input_ids"]]
     assert data.train_data.lengths.std() > 0
+
+
+def test_workers_of_validation_live_on(folder):
+    data = lines_of(folder, num_workers=1)
+    data.setup("fit")
+    before = set(multiprocessing.active_children())
+    seen = []
+    for _ in range(2):
+        assert sum(len(batch["labels"]) for batch in data.val_dataloader()) == 21
+        seen.append(set(multiprocessing.active_children()) - before)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 1
 
 
 def test_drawn_test_rows_are_the_same_for_all_and_apart_from_the_rest(folder):
