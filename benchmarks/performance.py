@@ -27,6 +27,7 @@ SUBJECTS = (
     "federated_round",
     "between_clients",
     "start",
+    "data",
     "aggregation",
     "upload",
     "private_adapter",
