@@ -25,6 +25,7 @@ SUBJECTS = (
     "activations",
     "training_step",
     "federated_round",
+    "peer_rounds",
     "between_clients",
     "start",
     "data",
