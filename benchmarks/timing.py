@@ -17,7 +17,7 @@ from typing import Any
 
 _WARM_UP = 3
 _PACKAGES = ("torch", "transformers", "lightning", "peft", "opacus")
-_PEERS = ("tensorly-torch", "pfl", "flwr")
+_PEERS = ("tensorly-torch", "pfl", "flwr", "ray")
 
 
 @dataclass(frozen=True)
