@@ -25,6 +25,8 @@ SIZES = [5, 12, 2, 9, 4]
 class Noisy(Dataset[Any]):
     """Each example with augmentation noise from the global generators."""
 
+    lengths = np.arange(sum(SIZES)) * 7 % 10
+
     def __len__(self) -> int:
         return sum(SIZES)
 
@@ -42,8 +44,11 @@ def make(options: LoaderOptions, groups: tuple[int, ...]) -> RoundLoader:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_batches_are_those_of_each_alone(drop_last: bool, workers: int) -> None:
-    options = LoaderOptions(batch_size=2, drop_last=drop_last, num_workers=workers)
+@pytest.mark.parametrize("by_length", [False, True])
+def test_batches_are_those_of_each_alone(drop_last: bool, workers: int, by_length: bool) -> None:
+    options = LoaderOptions(
+        batch_size=2, drop_last=drop_last, num_workers=workers, group_by_length=by_length
+    )
     loader, alone = make(options, (3,)), make(replace(options, num_workers=0), (1,))
     single = {
         (visit.client, step): batch

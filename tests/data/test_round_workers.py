@@ -67,6 +67,9 @@ class Data(ClientDataModule):
     def setup(self, stage: str) -> None:
         self.train_data, self.loader = Traced(), LoaderOptions(2, num_workers=self.workers)
 
+    def labels(self) -> np.ndarray:
+        return self.train_data.tensors[1].numpy()  # type: ignore[no-any-return]  # not by reading
+
 
 def fitted(
     folder: Path, workers: int, *extra: Callback, **options: Any
@@ -105,6 +108,11 @@ def test_one_start_of_workers_a_fit_and_the_same_batches(
     assert len(started[0]) == 2
     assert len(module.pids) > 1 and all(pids == started[0] for pids in module.pids.values())
     assert workers_alive() == before, "they end with the fit"
+
+
+def test_nothing_is_read_twice(tmp_path: Path) -> None:
+    module, data = fitted(tmp_path, 1)
+    assert data.train_data.read.sum() == sum(len(x) for _, x in module.seen)
 
 
 def test_workers_end_with_a_fit_that_fails(tmp_path: Path) -> None:
