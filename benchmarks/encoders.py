@@ -42,12 +42,14 @@ def floor(size: dict[str, int]) -> Any:
     return model
 
 
-def fedtt(size: dict[str, int]) -> Any:
+def fedtt(size: dict[str, int], recompute_input: bool = False) -> Any:
     from peft import get_peft_model
 
     from fedtt_lightning.adapters import TTAdapterConfig
 
-    config = TTAdapterConfig(rank=5, tt_classifier=False, activation="gelu")
+    config = TTAdapterConfig(
+        rank=5, tt_classifier=False, activation="gelu", recompute_input=recompute_input
+    )
     return _same_head(get_peft_model(encoder(size), config))
 
 
@@ -66,7 +68,7 @@ def loretta(size: dict[str, int]) -> Any:
     from fedtt_lightning.tensor_train import to_dense
 
     class Rebuilt(TTAdapter):
-        def forward(self, x: Any) -> Any:
+        def forward(self, x: Any, source: Any = None) -> Any:
             down = to_dense(self._cores("down_core", self.down), self.down.split)
             up = to_dense(self._cores("up_core", self.up), self.up.split)
             hidden = F.gelu(F.linear(x, down.T, self.down_bias))

@@ -78,6 +78,13 @@ class TTAdapterConfig(PeftConfig):
     classifier_rank: int | None = field(
         default=None, metadata={"help": "TT rank of the tensorized classifier; default: `rank`."}
     )
+    recompute_input: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute what enters a block's last linear again in backward, and keep no "
+            "input of the adapter after it: less memory for some more time, the same gradients."
+        },
+    )
     train_layernorms: bool = field(
         default=False,
         metadata={
@@ -119,7 +126,7 @@ class TTAdapterConfig(PeftConfig):
                 "dense head is trained as it is"
             )
         defaults = {f.name: f.default for f in fields(self)}
-        for key in ("rank", "init", "down_modes", "up_modes"):
+        for key in ("rank", "init", "down_modes", "up_modes", "recompute_input"):
             if getattr(self, key) != defaults[key]:
                 raise ConfigError(f"{key} has no effect with tensorized=false: leave it out")
 

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.tensor_train import TTShape
+from fedtt_lightning.tensor_train import FrozenInput, TTShape
 
 from .config import TTAdapterConfig
 from .dense import DenseAdapter
@@ -96,6 +96,7 @@ class TTAdapterLayer(TTTunerLayer):
             _shape(config.bottleneck, hidden, config.up_modes, "up_modes"),
             config.rank,
             init=config.init,
+            recompute_input=config.recompute_input,
             **options,
         )
 
@@ -103,9 +104,16 @@ class TTAdapterLayer(TTTunerLayer):
         result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return result
+        made = result
         for name in self.active_adapters:
-            if name in self.tt_adapter:
-                result = self.tt_adapter[name](result)
+            if name not in self.tt_adapter:
+                continue
+            adapter = self.tt_adapter[name]
+            if result is made and isinstance(adapter, TTAdapter):
+                source = FrozenInput.of(self.base_layer, x, adapter.recompute_input)
+                result = adapter(result, source=source)
+            else:
+                result = adapter(result)
         return result
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedtt_lightning.tensor_train import (
+    FrozenInput,
     OnExamples,
     TTShape,
     half_chains,
@@ -35,7 +36,7 @@ class TTAdapter(nn.Module):
 
     `per_example`, if set, is called in each forward pass in train mode with `tensors`, and returns
     what takes each example's gradients of them in backward, in place of their sum: `on_examples` of
-    `tt_adapter`.
+    `tt_adapter`. `recompute_input` is what the layer around it lets `FrozenInput.of` do.
     """
 
     down_bias: Tensor | None
@@ -53,11 +54,13 @@ class TTAdapter(nn.Module):
         scaling: float = 1.0,
         bias: bool = True,
         init: str = "orthonormal",
+        recompute_input: bool = False,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.down, self.up, self.rank = down, up, rank
+        self.recompute_input = recompute_input
         self.activation, self.dropout, self.scaling = activation, dropout, scaling
         _add_cores(self, "down_core", down, rank, device, dtype)
         _add_cores(self, "up_core", up, rank, device, dtype)
@@ -77,17 +80,21 @@ class TTAdapter(nn.Module):
             generator,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: FrozenInput | None = None) -> Tensor:
         mask = None
         if self.training and self.dropout > 0:
             mask = F.dropout(x.new_ones(*x.shape[:-1], self.down.out_features), self.dropout)
         on_examples = None
         if self.per_example is not None and self.training and torch.is_grad_enabled():
             on_examples = self.per_example(self.tensors)
-        return self.adapt(x, mask, on_examples)
+        return self.adapt(x, mask, on_examples, source)
 
     def adapt(
-        self, x: Tensor, mask: Tensor | None = None, on_examples: OnExamples | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        on_examples: OnExamples | None = None,
+        source: FrozenInput | None = None,
     ) -> Tensor:
         """The adapter with a given dropout mask; see `tt_adapter`."""
         return tt_adapter(
@@ -102,6 +109,7 @@ class TTAdapter(nn.Module):
             self.scaling,
             mask,
             on_examples,
+            source,
         )
 
     @property

@@ -72,6 +72,7 @@ class _Part:
     def __init__(self, path: str, module: nn.Module, names: Mapping[int, str]) -> None:
         self._path, self._module = path, module
         self._takes_stacks = _takes_stacks(module)
+        self._is_adapter = isinstance(module, TTAdapter)
         inside = [module] if self._takes_stacks else list(module.modules())
         self._entries = [
             (owner, key, parameter, names.get(id(parameter), ""))
@@ -99,17 +100,19 @@ class _Part:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         assert self._clients is not None
+        # What an adapter may keep in place of x, for all its rows: not for those of one client.
+        whole = {"source": kwargs.pop("source")} if "source" in kwargs and self._is_adapter else {}
         if not any(name in self._clients.stacks for *_, name in self._entries):
             with self._holding(lambda parameter, _: parameter.detach()):
-                return self._forward(*args, **kwargs)
+                return self._forward(*args, **kwargs, **whole)
         if self._clients.even and not kwargs and len(args) == 1 and self._takes_stacks:
             (x,) = args
             total = sum(self._clients.sizes)
             if isinstance(x, Tensor) and x.dim() and len(x) and len(x) % total == 0:
-                return self._stacked(x)
+                return self._stacked(x, whole)
         return self._one_by_one(args, kwargs)
 
-    def _stacked(self, x: Tensor) -> Tensor:
+    def _stacked(self, x: Tensor, whole: Mapping[str, Any]) -> Tensor:
         assert self._clients is not None
         stacks, clients, module = self._clients.stacks, len(self._clients.sizes), self._module
         shared = type(module) is nn.Linear  # which need not copy a weight that all have
@@ -128,7 +131,7 @@ class _Part:
                 return layer_norm(x, shape, module.weight, module.bias, module.eps)
             if isinstance(module, nn.Embedding):
                 return embedding(x, module.weight)
-            result: Tensor = self._forward(x)
+            result: Tensor = self._forward(x, **whole)
             return result
 
     def _one_by_one(self, args: Any, kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from .adapter_function import ACTIVATIONS, OnExamples, tt_adapter
 from .chains import half_chains, left_chain_gradients, right_chain_gradients, to_dense
+from .frozen_input import FrozenInput
 from .initial import INITS, init_adapter_, init_linear_
 from .rounding import pad_cores, scale_like, tt_round
 from .shape import TTShape
@@ -11,6 +12,7 @@ from .svd import tt_svd
 __all__ = [
     "ACTIVATIONS",
     "INITS",
+    "FrozenInput",
     "OnExamples",
     "TTShape",
     "half_chains",
