@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fedtt_lightning import FactorFreezing, TTAdapterConfig
+from fedtt_lightning.errors import ConfigError
 from plain_federation import PlainFederation
 from private_text import PrivateText
 
@@ -34,3 +37,24 @@ def test_compiled_module_equals_plain_pytorch(tmp_path: Path) -> None:
     for name, value in run.plain(PlainFederation, frozen=frozen).items():
         actual = run.module.net.get_parameter(name)
         torch.testing.assert_close(actual, value, rtol=0, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["module", "part of it"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"federation": {"cohort_batch": 2}}, r"ToyModule is compiled.*federation.cohort_batch 1"),
+        ({"dp": {"noise_multiplier": 1.0}}, r"ToyModule is compiled.*leave torch.compile out"),
+    ],
+    ids=["side by side", "local DP"],
+)
+def test_refused_where_gradients_are_taken_apart(
+    options: dict[str, Any], message: str, part: bool, tmp_path: Path
+) -> None:
+    config = TTAdapterConfig(tensorized=False, bottleneck=8)
+    run = PrivateText(tmp_path, config, **options)
+    if part:
+        run.module.net.compile()
+    module: Any = run.module if part else torch.compile(run.module)
+    with pytest.raises(ConfigError, match=message):
+        run.trainer.fit(module, datamodule=run.data)

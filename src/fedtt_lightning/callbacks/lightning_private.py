@@ -114,3 +114,11 @@ def saves_inside_rounds(callback: ModelCheckpoint) -> bool:
     """Tell whether a ModelCheckpoint is triggered by steps or time instead of epochs."""
     every_steps = getattr(callback, "_every_n_train_steps", 0) or 0
     return every_steps > 0 or getattr(callback, "_train_time_interval", None) is not None
+
+
+def is_compiled(module: LightningModule) -> bool:
+    """Tell whether a module came to `fit` through torch.compile, or has parts that did."""
+    if getattr(module, "_compiler_ctx", None) is not None:
+        return True
+    marks = ("_compiled_call_impl", "_orig_mod")  # torch's own, of module.compile() and of wrappers
+    return any(getattr(part, mark, None) for part in module.modules() for mark in marks)

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
+from fedtt_lightning.callbacks.lightning_private import is_compiled
 from fedtt_lightning.callbacks.parts import trainable_parameters
 from fedtt_lightning.callbacks.scaffold import Scaffold
 from fedtt_lightning.data.client_data import ClientDataModule
@@ -104,6 +105,11 @@ def _module(module: LightningModule) -> Iterator[str]:
         yield (
             f"{type(module).__name__}.automatic_optimization is False, but LocalDP must see each "
             "step: set it to True and return the loss from training_step"
+        )
+    if is_compiled(module):
+        yield (
+            f"{type(module).__name__} is compiled, but hooks on its modules take each example's "
+            "gradient: leave torch.compile out"
         )
     names = {id(p): name for name, p in trainable_parameters(module).items()}
     listed: list[str] = []

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from fedtt_lightning.callbacks.lightning_private import is_compiled
 from fedtt_lightning.federation import FreezingSchedule
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def _module(module: LightningModule) -> Iterator[str]:
     name = type(module).__name__
     if not module.automatic_optimization:
         yield f"{name}.automatic_optimization is False, which needs {_ALONE} 1"
+    if is_compiled(module):
+        yield f"{name} is compiled (torch.compile), which needs {_ALONE} 1"
     for hook in _HOOKS:
         if is_overridden(hook, module):
             yield f"{name}.{hook} acts on one client's gradients or optimizer and needs {_ALONE} 1"
