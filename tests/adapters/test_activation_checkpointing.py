@@ -14,6 +14,9 @@ CONFIGS = {
     "TT classifier": lambda: TTAdapterConfig(
         rank=3, bottleneck=8, init="loretta", tt_classifier=True, train_layernorms=True
     ),
+    "recomputed input": lambda: TTAdapterConfig(
+        rank=3, bottleneck=8, init="loretta", dropout=0.3, recompute_input=True
+    ),
     "dense": lambda: TTAdapterConfig(tensorized=False, bottleneck=8, dropout=0.3),
 }
 
@@ -37,7 +40,7 @@ def gradients(family, method, how=None):
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize(
     ("family", "method"),
-    [("bert", "FedTT"), ("bert", "TT classifier"), ("bert", "dense"), ("llama", "FedTT")],
+    [*(("bert", method) for method in CONFIGS), ("llama", "FedTT"), ("llama", "recomputed input")],
 )
 def test_of_a_backbone_with_dropout(family, method, reentrant):
     """To the last digits: what an adapter keeps in place of its input may differ."""

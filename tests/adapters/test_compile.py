@@ -12,7 +12,7 @@ from tiny_models import batch, classifier
 METHODS = {
     "FedTT": lambda: TTAdapterConfig(rank=3, bottleneck=8, activation="gelu", dropout=0.2),
     "TT classifier": lambda: TTAdapterConfig(
-        rank=3, bottleneck=8, tt_classifier=True, train_layernorms=True
+        rank=3, bottleneck=8, tt_classifier=True, train_layernorms=True, recompute_input=True
     ),
     "dense": lambda: TTAdapterConfig(tensorized=False, bottleneck=8, dropout=0.2),
     "LoRA": lambda: LoraConfig(r=3, task_type="SEQ_CLS", init_lora_weights=False),
