@@ -36,6 +36,12 @@ CONFIGS = {
     "mistral": lambda: hf.MistralConfig(**DECODER),
     "qwen2": lambda: hf.Qwen2Config(**DECODER),
     "qwen3": lambda: hf.Qwen3Config(**DECODER),
+    "gemma": lambda: hf.GemmaConfig(**DECODER),
+    "gemma2": lambda: hf.Gemma2Config(**DECODER, query_pre_attn_scalar=16),
+    "gemma3_text": lambda: hf.Gemma3TextConfig(**DECODER, query_pre_attn_scalar=16),
+    "phi3": lambda: hf.Phi3Config(**DECODER),
+    "phi": lambda: hf.PhiConfig(**DECODER),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(**ENCODER, pad_token_id=0),
     "gpt2": lambda: hf.GPT2Config(
         vocab_size=60, n_embd=32, n_layer=2, n_head=2, n_positions=40, pad_token_id=0
     ),
@@ -62,6 +68,12 @@ CONFIGS = {
 }
 
 
+DECODERS = [
+    *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "phi"),
+    *("gpt_neox", "gpt2", "opt"),
+]
+
+
 def classifier(family, seed=0, **config):
     """A sequence classifier of the family, in evaluation mode so that its dropout is off."""
     torch.manual_seed(seed)
@@ -69,6 +81,15 @@ def classifier(family, seed=0, **config):
     for key, value in config.items():
         setattr(made, key, value)
     return hf.AutoModelForSequenceClassification.from_config(made).eval()
+
+
+def language_model(family, seed=0, **config):
+    """A causal language model of a decoder family, in evaluation mode."""
+    torch.manual_seed(seed)
+    made = CONFIGS[family]()
+    for key, value in config.items():
+        setattr(made, key, value)
+    return hf.AutoModelForCausalLM.from_config(made).eval()
 
 
 def batch(seed=0):

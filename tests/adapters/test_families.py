@@ -5,9 +5,9 @@ import torch
 from peft import get_peft_model
 
 from fedtt_lightning.adapters import FAMILIES, TTAdapter, TTAdapterConfig, TTLinear
-from tiny_models import CONFIGS, batch, classifier
+from tiny_models import CONFIGS, DECODERS, batch, classifier
 
-NO_DENSE = {"llama", "mistral", "qwen2", "qwen3", "gpt2", "opt"}
+NO_DENSE = {*DECODERS}
 BLOCKS = dict.fromkeys(CONFIGS, 2) | {"t5": 4}
 
 

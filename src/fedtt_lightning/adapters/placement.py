@@ -46,6 +46,12 @@ FAMILIES: dict[str, Family] = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "phi3": _LLAMA,
+    "phi": Family(("self_attn.dense", "mlp.fc2"), output="score"),
+    "gpt_neox": Family(("attention.dense", "mlp.dense_4h_to_h"), output="score"),
     "gpt2": Family(("attn.c_proj", "mlp.c_proj"), output="score"),
     "opt": Family(("self_attn.out_proj", "fc2"), output="score"),
     # Self-attention and MLP, so two in decoder blocks too; `target_modules=["o", "wo"]` adds the
