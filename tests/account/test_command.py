@@ -89,3 +89,19 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1
     assert named in captured.err
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("llama-2-7b", "407,040 parameters without the head, 65% of them biases: 10.30x fewer"),
+        ("llama-2-13b", "585,120 parameters without the head, 71% of them biases: 11.20x fewer"),
+    ],
+)
+def test_the_table_says_what_llama_trains(
+    family: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--family", family]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("FedTT trains"))
+    assert said in line and len(line) < 140

@@ -83,7 +83,17 @@ def as_table(result: dict[str, Any]) -> str:
         f"{result['dtype']}"
     )
     return "\n".join(
-        [title, "", *_ruled(lines), "", *_notes(result["family"]), "", *_codec_table(result)]
+        [
+            title,
+            "",
+            *_ruled(lines),
+            "",
+            _summary(result),
+            "",
+            *_notes(result["family"]),
+            "",
+            *_codec_table(result),
+        ]
     )
 
 
@@ -114,6 +124,18 @@ def _ruled(lines: list[list[str]]) -> list[str]:
         for line in lines
     ]
     return [table[0], "-" * max(map(len, table)), *table[1:]]
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """Say how many parameters FedTT trains, what share are biases, and how many LoRA trains."""
+    rows = {row["method"]: row["parameters"] for row in result["methods"]}
+    counts = {name: sum(parts.values()) - parts["head"] for name, parts in rows.items()}
+    fedtt, lora = counts["FedTT"], counts[_REFERENCE]
+    biases = rows["FedTT"]["biases"] / fedtt
+    return (
+        f"FedTT trains {fedtt:,} parameters without the head, {biases:.0%} of them biases: "
+        f"{lora / fedtt:.2f}x fewer than {_REFERENCE} with {lora:,}."
+    )
 
 
 def _notes(family: str) -> list[str]:
