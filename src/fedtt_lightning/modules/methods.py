@@ -5,17 +5,65 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from peft import PeftConfig, TaskType, get_peft_model
+from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from fedtt_lightning.errors import ConfigError
 
 
-def adapt(model: PreTrainedModel, peft: PeftConfig, fresh: Collection[int]) -> Any:
+def choose_trained(
+    model: PreTrainedModel,
+    peft: PeftConfig | None,
+    trainable: Collection[str] | None,
+    task_type: TaskType,
+    fresh: Collection[str] = (),
+) -> Any:
+    """Return the model, perhaps with a PEFT method in it, in train mode.
+
+    Args:
+        peft: the method, which decides what trains.
+        trainable: patterns as of `train_only`; without them and `peft` every weight trains.
+        task_type: PEFT's, for a method that names none.
+        fresh: names of the parameters that train in any case.
+
+    Raises:
+        ConfigError: both `peft` and `trainable` are given, or one does not fit the model.
+    """
+    if peft is not None:
+        if trainable is not None:
+            raise ConfigError(
+                "model.trainable goes without model.peft, which decides itself what trains: "
+                "set model.peft to null, or leave model.trainable out"
+            )
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        pretrained = {id(p) for name, p in parameters.items() if name not in fresh}
+        model = adapt(model, peft, {id(p) for p in parameters.values()} - pretrained, task_type)
+    elif trainable is not None:
+        train_only(model, fresh, trainable)
+    model.train()  # from_pretrained leaves it in eval mode, and so does the Trainer
+    return model
+
+
+def fused_adamw(module: LightningModule, lr: float, weight_decay: float) -> AdamW:
+    """AdamW over what trains, fused: many small tensors, of which 1.2 ms a step against 7.6."""
+    fused = True
+    with suppress(RuntimeError):  # not attached to a Trainer
+        # With a gradient scaler, Lightning cannot clip what a fused optimizer unscales.
+        fused = module.trainer.precision != "16-mixed"
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return AdamW(trained, lr=lr, weight_decay=weight_decay, fused=fused)
+
+
+def adapt(
+    model: PreTrainedModel, peft: PeftConfig, fresh: Collection[int], task_type: TaskType
+) -> Any:
     """Return the model with a PEFT method in it; parameters with an `id` in `fresh` train too.
 
     Raises:
@@ -23,7 +71,7 @@ def adapt(model: PreTrainedModel, peft: PeftConfig, fresh: Collection[int]) -> A
     """
     config = deepcopy(peft)
     if config.task_type is None:
-        config.task_type = TaskType.SEQ_CLS  # the head trains and is saved with the adapter
+        config.task_type = task_type  # SEQ_CLS: the head trains and is saved with the adapter
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
@@ -63,7 +111,7 @@ def _try_prompt(adapted: Any, method: str) -> None:
         raise ConfigError(f"{refused}: {reason}; use another method, such as LoRA") from None
     finally:
         adapted.train(training)
-    if not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4):
+    if alone.dim() == 2 and not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4):
         raise ConfigError(
             f"{refused}: its head cannot tell padding from text then, so predictions would depend "
             "on how texts are batched; use prefix tuning or another method"
@@ -92,9 +140,10 @@ def train_only(model: PreTrainedModel, fresh: Collection[str], patterns: Collect
             )
         chosen |= found
     if not chosen:
+        last = [*parameters][-1].partition(".")[0]
         raise ConfigError(
             "model.trainable is empty and the backbone's files hold every weight, its head too, so "
-            'nothing would train: name the head, such as ["^classifier"]'
+            f'nothing would train: name the head, such as ["^{last}"]'
         )
     model.requires_grad_(False)
     for name in chosen:
