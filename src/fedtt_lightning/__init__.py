@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         GlueData,
         LabelledText,
     )
-    from fedtt_lightning.modules import SequenceClassifier
+    from fedtt_lightning.modules import CausalLM, SequenceClassifier
 
 _HOMES = {
     "TTAdapterConfig": "adapters",
@@ -26,6 +26,7 @@ _HOMES = {
     "FederatedCheckpoint": "callbacks",
     "FederatedRounds": "callbacks",
     "BuiltinText": "data",
+    "CausalLM": "modules",
     "ClientDataModule": "data",
     "FederatedDataModule": "data",
     "GlueData": "data",
@@ -35,6 +36,7 @@ _HOMES = {
 
 __all__ = [
     "BuiltinText",
+    "CausalLM",
     "ClientDataModule",
     "FactorFreezing",
     "FederatedCheckpoint",

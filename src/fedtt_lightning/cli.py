@@ -103,11 +103,8 @@ class FederatedCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            cause: BaseException | None = error
-            while cause is not None:  # jsonargparse wraps what a constructor raises
-                if isinstance(cause, FedTTError):
-                    raise cause from None
-                cause = cause.__cause__ or cause.__context__
+            if (cause := own_error(error)) is not None:
+                raise cause from None
             if "Does not validate" not in str(error):
                 raise
             raise ConfigError(one_line(str(error))) from None
@@ -152,6 +149,16 @@ def main(args: list[str]) -> int:
             raise
         return _fail(f"{error.filename}: {error.strerror}")
     return 0
+
+
+def own_error(error: BaseException) -> FedTTError | None:
+    """Return the error that a constructor has raised, around which jsonargparse wraps its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, FedTTError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _comes_from_checkpoint_choice(error: BaseException) -> bool:

@@ -1,10 +1,14 @@
-"""A small BERT on disk, its pretraining imagined: the encoder's weights, without pooler or head."""
+"""Small models on disk: a BERT, its pretraining imagined (the encoder's weights, without pooler or
+head), and a causal language model of any family."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import BertConfig, BertModel
+
+from tiny_models import language_model
 
 VOCABULARY = 64
 
@@ -44,3 +48,18 @@ def batch() -> dict[str, torch.Tensor]:
         "attention_mask": mask,
         "labels": torch.tensor([0, 1, 1, 0, 1, 0]),
     }
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Folder with a tiny causal language model of a family, its config changed as asked."""
+    folders: dict[str, str] = {}
+
+    def folder(family: str, **config: object) -> str:
+        key = f"{family} {config}"
+        if key not in folders:
+            folders[key] = str(tmp_path_factory.mktemp(family))
+            language_model(family, **config).save_pretrained(folders[key])
+        return folders[key]
+
+    return folder

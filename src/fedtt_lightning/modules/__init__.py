@@ -1,5 +1,6 @@
 """LightningModules to fine-tune; any PEFT method, no knowledge of federation."""
 
+from fedtt_lightning.modules.causal_lm import CausalLM
 from fedtt_lightning.modules.sequence_classifier import SequenceClassifier
 
-__all__ = ["SequenceClassifier"]
+__all__ = ["CausalLM", "SequenceClassifier"]

@@ -69,7 +69,7 @@ def put_back(
     if checkpoint.get(_KEY) != identity:
         raise ConfigError(
             "the checkpoint was trained on another backbone: the frozen weights are not those it "
-            "was trained with; set model.backbone to the one it names"
+            "was trained with; set model.backbone, and a CausalLM's model.dtype, to what it names"
         )
     checkpoint["state_dict"] = {**frozen, **saved}
 

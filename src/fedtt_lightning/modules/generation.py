@@ -1,0 +1,62 @@
+"""What a causal language model writes after a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig
+
+from fedtt_lightning.errors import ConfigError
+
+
+@torch.no_grad()
+def generate_texts(
+    model: Any, tokenizer: Any, batch: Mapping[str, Tensor], max_tokens: int
+) -> list[str]:
+    """Return what follows each prompt, greedily chosen, up to the end token or `max_tokens`.
+
+    Args:
+        batch: `input_ids` and `attention_mask` (B, T), padded on the left.
+
+    Raises:
+        ConfigError: prompt and answer do not fit the model's positions.
+    """
+    ids = batch["input_ids"]
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and ids.shape[1] + max_tokens > longest:
+        raise ConfigError(
+            f"prompts of {ids.shape[1]} tokens and {max_tokens} to generate are more than the "
+            f"model's {longest} positions: set data.max_length or model.generate_max_tokens lower"
+        )
+    end = getattr(model.generation_config, "eos_token_id", None)
+    end = tokenizer.eos_token_id if end is None else end
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = end[0] if isinstance(end, list) else end
+    config = GenerationConfig(
+        max_new_tokens=max_tokens, do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=pad
+    )
+    made = model.generate(
+        input_ids=ids, attention_mask=batch["attention_mask"], generation_config=config
+    )
+    texts = tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def load_text_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a backbone, to write what it generates as text.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"model.backbone={name} has no tokenizer to write what it generates ({reason}): save "
+            "its tokenizer beside it"
+        ) from None

@@ -1,0 +1,147 @@
+"""Federated FedTT+ and local privacy on a causal language model equal plain PyTorch loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import nn
+from torch.utils.data import DataLoader
+
+from answer_rows import answer_rows, packed, padded, plain_loss
+from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
+from fedtt_lightning.adapters import TTAdapterConfig
+from fedtt_lightning.callbacks import LocalDP
+from fedtt_lightning.data import BySize
+from fedtt_lightning.errors import FedTTError
+from fedtt_lightning.modules import CausalLM
+from plain_federation import PlainFederation
+from plain_private import PlainPrivateFederation
+from quiet_trainer import quiet_trainer
+
+ROWS = answer_rows(18, seed=9)
+
+
+class Rows(LightningDataModule):
+    def __init__(self, collate: Callable[[Any], Any] = padded) -> None:
+        super().__init__()
+        self.collate = collate
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(ROWS, batch_size=3, shuffle=True, collate_fn=self.collate)  # type: ignore[arg-type]
+
+
+def federated(collate: Callable[[Any], Any] = padded) -> FederatedDataModule:
+    return FederatedDataModule(Rows(collate), clients=3, partition=BySize([1, 2, 3]))
+
+
+def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1, fused=True)
+
+
+def build(folder: str, **options: Any) -> tuple[CausalLM, nn.Module]:
+    """The module and a copy of its model, in float64."""
+    torch.manual_seed(3)
+    config = TTAdapterConfig(rank=2, bottleneck=8, init="loretta")
+    module = CausalLM(folder, config, lr=0.01, weight_decay=0.1, dtype="float32", **options)
+    return module, deepcopy(module.model).double()
+
+
+def frozen_by_rotation(names: list[str]) -> Any:
+    """FedTT+: of each adapter half the first factor, the last and one in turn train."""
+
+    def frozen(round: int) -> set[str]:
+        halves: dict[str, list[str]] = {}
+        for name in names:
+            if "core_" in name:
+                halves.setdefault(name.rsplit("core_", 1)[0], []).append(name)
+        return {
+            name
+            for cores in halves.values()
+            for i, name in enumerate(sorted(cores))
+            if i not in (0, len(cores) - 1, 1 + round % (len(cores) - 2))
+        }
+
+    return frozen
+
+
+def compare(module: CausalLM, expected: dict[str, torch.Tensor], start: nn.Module) -> None:
+    assert sum("core_" in name for name in expected) > 10
+    for name, value in expected.items():
+        found = module.model.get_parameter(name)
+        torch.testing.assert_close(found.detach(), value, rtol=1e-6, atol=1e-7, msg=name)
+        assert not torch.equal(value, start.get_parameter(name)), f"{name} was not trained"
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_fedtt_plus_equals_a_plain_loop(
+    decoder: Callable[..., str], family: str, layout: str, tmp_path: Path
+) -> None:
+    dropout = (
+        {} if family == "llama" else dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+    )
+    module, reference = build(decoder(family, **dropout))
+    start = deepcopy(reference)
+    data = federated(padded if layout == "padded" else lambda rows: packed(rows, 24))
+    callbacks = [FederatedRounds(seed=5, local_epochs=2), FactorFreezing()]
+    quiet_trainer(tmp_path, 3, callbacks, gradient_clip_val=0.5).fit(module, datamodule=data)
+    names = [name for name, p in reference.named_parameters() if p.requires_grad]
+    plain = PlainFederation(
+        experiment=5,
+        clients=[data.clients[i] for i in range(3)],
+        rounds=3,
+        batch_size=3,
+        configure=adamw,
+        local_epochs=2,
+        clip=0.5,
+        frozen=frozen_by_rotation(names),
+    )
+    expected = plain.run(reference, lambda net, batch: plain_loss(net, [ROWS[i] for i in batch]))
+    compare(module, expected, start)
+
+
+def test_private_steps_equal_a_plain_loop(decoder: Callable[..., str], tmp_path: Path) -> None:
+    module, reference = build(decoder("llama"))
+    start = deepcopy(reference)
+    data = federated()
+    callbacks = [FederatedRounds(seed=5), LocalDP(noise_multiplier=0.7, clip=0.5)]
+    quiet_trainer(tmp_path, 1, callbacks).fit(module, datamodule=data)
+    plain = PlainPrivateFederation(
+        experiment=5,
+        clients=[data.clients[i] for i in range(3)],
+        rounds=1,
+        batch_size=3,
+        configure=adamw,
+        noise=0.7,
+        bound=0.5,
+    )
+    expected = plain.run(reference, lambda net, batch: plain_loss(net, [ROWS[i] for i in batch]))
+    compare(module, expected, start)
+
+
+def test_private_steps_on_a_half_precision_backbone(
+    decoder: Callable[..., str], tmp_path: Path
+) -> None:
+    module = CausalLM(decoder("llama"), TTAdapterConfig(rank=2, bottleneck=8), lr=0.01)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    callbacks = [FederatedRounds(seed=5), LocalDP(noise_multiplier=0.7)]
+    trainer = quiet_trainer(tmp_path, 1, callbacks, precision="32-true")
+    trainer.fit(module, datamodule=federated())
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
+
+
+def test_privacy_refuses_packed_rows(decoder: Callable[..., str], tmp_path: Path) -> None:
+    """A row holds several examples, so no gradient of one can be clipped."""
+    module, _ = build(decoder("llama"))
+    callbacks = [FederatedRounds(seed=5), LocalDP(noise_multiplier=0.7)]
+    with pytest.raises(FedTTError, match="example"):
+        quiet_trainer(tmp_path, 1, callbacks).fit(
+            module, datamodule=federated(lambda rows: packed(rows, 24))
+        )
