@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from byte_tokenizer import byte_tokenizer
 
+from byte_tokenizer import byte_tokenizer
 from fedtt_lightning.data import IID, ByColumn, StoryData, TextCorpus
 from fedtt_lightning.errors import ConfigError
 

@@ -1,12 +1,14 @@
 """Blocks of texts: every token but a text's first is predicted once, and none is lost."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-from byte_tokenizer import byte_tokenizer
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from byte_tokenizer import byte_tokenizer
 from fedtt_lightning.data.prompts import to_lists
 from fedtt_lightning.data.token_blocks import BlockBatch, block_rows, cut_blocks
 from fedtt_lightning.errors import ConfigError
@@ -15,7 +17,7 @@ from fedtt_lightning.errors import ConfigError
 def blocks_of(lists, length):
     column, owners = cut_blocks(to_lists(lists), length)
     starts = column.starts.tolist()
-    rows = [column.values[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+    rows = [column.values[a:b].tolist() for a, b in pairwise(starts)]
     return rows, owners.tolist()
 
 
