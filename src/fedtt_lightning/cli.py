@@ -18,7 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from fedtt_lightning.callbacks import FederatedRounds, PredictionFile
 from fedtt_lightning.cli_errors import one_line
 from fedtt_lightning.errors import ConfigError, FedTTError
-from fedtt_lightning.modules import SequenceClassifier  # noqa: F401 - --help and bare names
+from fedtt_lightning.modules import CausalLM, SequenceClassifier  # noqa: F401 - bare names
 
 _COMMANDS = ("fit", "validate", "test", "predict")
 _NOT_OURS = (  # warnings and tips of the libraries below that a user cannot act on
