@@ -52,3 +52,10 @@ def test_tokens_are_columns_like_others():
     rows = TokenRows(whole.remove_columns("input_ids"), tokens)
     assert sorted(rows.column_names) == sorted(COLUMNS)
     assert all(rows[name] == list(whole[name]) for name in COLUMNS)
+
+
+@pytest.mark.parametrize("kind", [TokenRows, Dataset.from_dict])
+def test_labels_of_tokens_are_no_classes(kind):
+    columns = {"labels": [[5, 6, 7], [-100], []], "where": ["a", "b", "c"]}
+    rows = kind(Dataset.from_dict(columns) if kind is TokenRows else columns)
+    assert read_labels(rows) is None

@@ -67,12 +67,17 @@ def _raw_labels(dataset: Any, from_examples: bool) -> np.ndarray | None:
     for name in LABEL_NAMES:
         if columns is not None:
             if name in columns:
-                return _to_numpy(dataset[name])
+                # Lists of token labels are no classes, and long to read.
+                return _to_numpy(dataset[name]) if _holds_numbers(dataset, name) else None
         elif getattr(dataset, name, None) is not None and not callable(getattr(dataset, name)):
             return _to_numpy(getattr(dataset, name))
     if columns is not None or not from_examples:
         return None
     return _labels_of_examples(dataset)
+
+
+def _holds_numbers(dataset: Any, name: str) -> bool:
+    return len(dataset) == 0 or np.size(_to_numpy(dataset[0][name])) == 1
 
 
 def _labels_of_examples(dataset: Any) -> np.ndarray | None:
