@@ -6,6 +6,7 @@ from typing import Any
 
 from fedtt_lightning.data.glue_files import TASKS, find_task_folder, read_split, task_name
 from fedtt_lightning.data.partition import Partitioner
+from fedtt_lightning.data.task_folder import load_from_hub
 from fedtt_lightning.data.text_data import TextData
 from fedtt_lightning.errors import ConfigError
 
@@ -89,31 +90,16 @@ class GlueData(TextData):
         from datasets import Dataset
 
         if self.data_dir is None:
-            return load_from_hub(self.task, split, self.mismatched)
+            name = {"dev": "validation"}.get(split, split)
+            if self.task == "mnli" and split == "dev":
+                name = "validation_mismatched" if self.mismatched else "validation_matched"
+            files = f"{TASKS[self.task].folder}/train.tsv"
+            return name_texts(load_from_hub(HUB_NAME, self.task, name, files))
         folder = find_task_folder(self.data_dir, self.task)
         rows = Dataset.from_dict(read_split(folder, self.task, split, self.mismatched))
         if len(rows) == 0:
             raise ConfigError(f"{folder}: the {split} file of {self.task} has no rows")
         return rows
-
-
-def load_from_hub(task: str, split: str, mismatched: bool) -> Any:
-    """Return a split of `nyu-mll/glue` with columns text, (text_pair) and label."""
-    from datasets import load_dataset
-
-    name = {"dev": "validation"}.get(split, split)
-    if task == "mnli" and split == "dev":
-        name = "validation_mismatched" if mismatched else "validation_matched"
-    try:
-        rows = load_dataset(HUB_NAME, task, split=name)
-    except Exception as error:
-        # The hub's client, its cache and the network each have errors of their own.
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ConfigError(
-            f"{HUB_NAME} ({task}) could not be loaded from the hub ({reason}); point "
-            f"data.data_dir at a folder with the official files ({TASKS[task].folder}/train.tsv)"
-        ) from error
-    return name_texts(rows)
 
 
 def name_texts(rows: Any) -> Any:

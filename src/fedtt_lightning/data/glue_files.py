@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedtt_lightning.data.task_folder import find_folder
 from fedtt_lightning.errors import ConfigError
 
 Columns = dict[str, list[str] | list[int] | list[float]]
@@ -68,18 +69,7 @@ def task_name(name: str) -> str:
 
 def find_task_folder(data_dir: str | Path, task: str) -> Path:
     """Return the folder of a task: `data_dir` itself, or its subfolder in any spelling."""
-    root = Path(data_dir).expanduser()
-    if not root.is_dir():
-        raise ConfigError(f"data.data_dir {root} is not a folder")
-    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
-        if folder.absolute().name.lower().replace("-", "").replace("_", "") == task:
-            return folder
-    # A folder of any name that holds the files themselves is taken at its word.
-    if (root / "train.tsv").is_file() or list(root.glob("dev*.tsv")):
-        return root
-    raise ConfigError(
-        f"data.data_dir {root} has no folder {TASKS[task].folder!r} (or {task!r}) for task {task}"
-    )
+    return find_folder(data_dir, task, TASKS[task].folder, ("train.tsv", "dev*.tsv"))
 
 
 def read_split(folder: Path, task: str, split: str, mismatched: bool = False) -> Columns:

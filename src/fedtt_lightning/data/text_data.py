@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from torch.utils.data import DataLoader
 
 from fedtt_lightning.data.client_data import ClientDataModule, LoaderOptions
 from fedtt_lightning.data.collate import PadBatch
 from fedtt_lightning.data.partition import Partitioner
+from fedtt_lightning.data.row_draws import draw_rows, take
 from fedtt_lightning.data.token_cache import cache_key, cached_tokens
 from fedtt_lightning.data.token_rows import Lists, TokenRows, list_columns
 from fedtt_lightning.errors import ConfigError
@@ -51,6 +51,7 @@ class TextData(ClientDataModule):
 
     task: str
     num_labels: int
+    predict_split = "dev"
 
     def __init__(
         self,
@@ -85,12 +86,12 @@ class TextData(ClientDataModule):
         self.train_limit = train_limit
         self.split_seed = split_seed
         self._encoder: Any = None
-        self._splits: dict[str, TokenRows] = {}
+        self._splits: dict[str, Any] = {}
         self._val_loader: DataLoader[Any] | None = None
 
     @abstractmethod
     def _read(self, split: str) -> Any:
-        """Return the `datasets.Dataset` of "train" or "dev", never empty.
+        """Return the `datasets.Dataset` of "train", "dev" or `predict_split`, never empty.
 
         Its columns are text, text_pair where there are two, label, and any that partitions use.
         """
@@ -107,13 +108,13 @@ class TextData(ClientDataModule):
         if stage == "fit" or (stage == "validate" and self.holdout):
             self._setup_train()
         if stage != "fit" or not self.holdout:
-            self._dataset("dev")
+            self._dataset(self.predict_split if stage == "predict" else "dev")
         self._val_loader = None
         if stage == "fit":
             self.train_data = self._splits["train"]
             self.loader = LoaderOptions(
                 self.batch_size,
-                self._collate(),
+                self._collate(training=True),
                 self.num_workers,
                 group_by_length=self.group_by_length,
             )
@@ -130,29 +131,34 @@ class TextData(ClientDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the texts of the dev or test set, in the file's order."""
-        return self._eval_loader("dev")
+        return self._eval_loader(self.predict_split)
 
     def _setup_train(self) -> None:
         if "train" in self._splits:
             return
         rows = self._read("train")
-        if self.holdout >= len(rows):
+        generator = generator_for(self.split_seed, *self._draw)
+        held, rest = draw_rows(len(rows), self.holdout, generator, self._groups(rows))
+        if not len(rest):
             raise ConfigError(
                 f"data.holdout is {self.holdout}, but {self.task} has {len(rows)} training rows; "
                 "leave some to train on"
             )
-        order = generator_for(self.split_seed, *self._draw).permutation(len(rows))
-        rest = order[self.holdout :][: self.train_limit]
         if self.holdout:
-            self._splits["holdout"] = self._tokenize(rows.select(np.sort(order[: self.holdout])))
-        self._splits["train"] = self._tokenize(rows.select(np.sort(rest)))
+            self._splits["holdout"] = self._tokenize(take(rows, held), training=False)
+        self._splits["train"] = self._tokenize(take(rows, rest[: self.train_limit]), training=True)
 
-    def _dataset(self, split: str) -> TokenRows:
+    def _groups(self, rows: Any) -> list[str] | None:
+        """Return what rows that stay together share, None where each stands for itself."""
+        return None
+
+    def _dataset(self, split: str) -> Any:
         if split not in self._splits:
-            self._splits[split] = self._tokenize(self._read(split))
+            self._splits[split] = self._tokenize(self._read(split), training=False)
         return self._splits[split]
 
-    def _tokenize(self, rows: Any) -> TokenRows:
+    def _tokenize(self, rows: Any, training: bool) -> Any:
+        """Return the map-style dataset of rows, to train on or to evaluate on."""
         texts = [name for name in ("text", "text_pair") if name in rows.column_names]
 
         def encode(batch: Mapping[str, Any]) -> Any:
@@ -185,7 +191,8 @@ class TextData(ClientDataModule):
             made = tokens()
         return TokenRows(rows.remove_columns(texts), made)
 
-    def _collate(self) -> PadBatch:
+    def _collate(self, training: bool) -> Callable[[list[Any]], Any]:
+        """Return what makes batches of the examples of `_tokenize`."""
         padding = {"input_ids": self._encoder.pad_token_id, "attention_mask": 0}
         if "token_type_ids" in self._encoder.model_input_names:
             padding["token_type_ids"] = self._encoder.pad_token_type_id
@@ -193,9 +200,9 @@ class TextData(ClientDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader[Any]:
         return DataLoader(
-            self._dataset(split),  # type: ignore[arg-type]  # anything with length and index will do
+            self._dataset(split),
             batch_size=self.eval_batch_size,
-            collate_fn=self._collate(),
+            collate_fn=self._collate(training=False),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
