@@ -16,7 +16,11 @@ if TYPE_CHECKING:
         ClientDataModule,
         FederatedDataModule,
         GlueData,
+        InstructionData,
         LabelledText,
+        StoryData,
+        SuperGlueData,
+        TextCorpus,
     )
     from fedtt_lightning.modules import CausalLM, SequenceClassifier
 
@@ -30,8 +34,12 @@ _HOMES = {
     "ClientDataModule": "data",
     "FederatedDataModule": "data",
     "GlueData": "data",
+    "InstructionData": "data",
     "LabelledText": "data",
     "SequenceClassifier": "modules",
+    "StoryData": "data",
+    "SuperGlueData": "data",
+    "TextCorpus": "data",
 }
 
 __all__ = [
@@ -43,9 +51,13 @@ __all__ = [
     "FederatedDataModule",
     "FederatedRounds",
     "GlueData",
+    "InstructionData",
     "LabelledText",
     "SequenceClassifier",
+    "StoryData",
+    "SuperGlueData",
     "TTAdapterConfig",
+    "TextCorpus",
 ]
 
 
