@@ -88,6 +88,10 @@ def test_cut_contexts_are_counted(tokenizer, caplog, keep):
     with caplog.at_level("INFO"):
         encoder(tokenizer, 100).training_rows(prompts)
     assert not caplog.text
+    with caplog.at_level("INFO"):
+        both = [choice(" yes", " no, no, no", context="z" * size) for size in (1, 40)]
+        encoder(tokenizer, longest, keep).candidate_rows(both)
+    assert "task: 1 of 2 contexts were cut" in caplog.text
 
 
 def test_the_cache_tells_apart_what_is_encoded(tokenizer):
@@ -112,7 +116,7 @@ def test_candidates_that_no_score_tells_apart_are_refused(tokenizer):
     same = choice(" yes", " no", " yes", where="val.jsonl:3")
     with pytest.raises(ConfigError, match=r"val\.jsonl:3: the candidates 'yes' and 'yes' have the"):
         encoder(tokenizer).candidate_rows([choice(" no", " yes"), same])
-    with pytest.raises(ConfigError, match=r"Question: why\?'?: there are no candidates"):
+    with pytest.raises(ConfigError, match=r"Question: why\?'?: there are no candidates to"):
         encoder(tokenizer).candidate_rows([Prompt("", "Question: why?", (), ())])
 
 

@@ -105,6 +105,20 @@ def test_a_prompt_that_cannot_fit_is_named_with_its_place():
         encode(TOKENIZERS["bare"], Prompt("", "Question: why?"), "")
 
 
+def test_all_answers_of_a_prompt_follow_the_same_context():
+    tokenizer = TOKENIZERS["ends"]
+    columns = encode_answers(
+        tokenizer,
+        [Prompt("abcdefgh", "?"), Prompt("x", "?")],
+        [["y", "yyyy"], ["y"]],
+        10,
+        end=False,
+    )
+    texts = [tokenizer.decode(ids) for ids in rows(columns["input_ids"])]
+    assert texts == ["defgh?y", "defgh?yyyy", "x?y"]
+    assert rows(columns["cut"]) == [[3], [3], [0]]
+
+
 def test_thousands_of_prompts_keep_their_order():
     tokenizer = TOKENIZERS["bare"]
     prompts = [Prompt(f"{i}\n", "?") for i in range(2001)]

@@ -55,6 +55,9 @@ class PromptEncoder:
 
     def candidate_rows(self, prompts: Sequence[Prompt]) -> CandidateRows:
         """Return each prompt with all its candidates, or raise ConfigError if two are the same."""
+        for prompt in prompts:
+            if not prompt.candidates:
+                raise ConfigError(f"{prompt.name}: there are no candidates to choose from")
         answers = [prompt.candidates or () for prompt in prompts]
         return CandidateRows(prompts, self._encode(prompts, answers, end=False), self.task)
 
@@ -64,7 +67,8 @@ class PromptEncoder:
         def make() -> dict[str, Lists]:
             return encode_questions(self.tokenizer, prompts, self.max_length)
 
-        return QuestionRows(prompts, self._made(prompts, [], "questions", make))
+        once = [()] * len(prompts)
+        return QuestionRows(prompts, self._made(prompts, once, "questions", make))
 
     def _encode(
         self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]], end: bool
@@ -72,14 +76,13 @@ class PromptEncoder:
         def make() -> dict[str, Lists]:
             return encode_answers(self.tokenizer, prompts, answers, self.max_length, end)
 
-        texts = [json.dumps(list(group)) for group in answers]
-        form = f"answers, then {self.tokenizer.eos_token_id}" if end else "answers"
-        return self._made(prompts, texts, form, make)
+        form = f"answers of one context, then {self.tokenizer.eos_token_id if end else None}"
+        return self._made(prompts, answers, form, make)
 
     def _made(
         self,
         prompts: Sequence[Prompt],
-        answers: list[str],
+        answers: Sequence[Sequence[str]],
         form: str,
         make: Callable[[], dict[str, Lists]],
     ) -> dict[str, Lists]:
@@ -88,11 +91,12 @@ class PromptEncoder:
             "form": [form],
             "context": [prompt.context for prompt in prompts],
             "question": [prompt.question for prompt in prompts],
-            "answers": answers,
+            "answers": [json.dumps(list(texts)) for texts in answers],
         }
         key = cache_key(self.tokenizer, self.max_length, columns) if self.keep else ""
         tokens = dict(cached_tokens(key, make) if self.keep else make())
-        cut = tokens.pop("cut").values.numpy()
+        firsts = np.cumsum([0, *(max(len(texts), 1) for texts in answers[:-1])])
+        cut = tokens.pop("cut").values.numpy()[firsts]
         if cut.any():
             rank_zero_info(
                 f"{self.task}: {np.count_nonzero(cut)} of {len(cut)} contexts were cut to fit "
@@ -110,8 +114,6 @@ class CandidateRows:
 
     def __init__(self, prompts: Sequence[Prompt], tokens: dict[str, Lists], task: str) -> None:
         counts = [len(prompt.candidates or ()) for prompt in prompts]
-        if 0 in counts:
-            raise ConfigError(f"{prompts[counts.index(0)].name}: there are no candidates")
         owners = [
             prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)
         ]

@@ -60,8 +60,9 @@ def encode_answers(
     """Return the tokens of each prompt with each of its answers, one list a (prompt, answer).
 
     `input_ids` are those the tokenizer gives the whole text, `labels` the same for the answer and
-    -100 elsewhere, `cut` how many tokens of the context were left out to fit `max_length`. With
-    `end` an answer ends in the tokenizer's end token, without it in none.
+    -100 elsewhere, `cut` how many tokens of the context were left out so that the prompt fits
+    `max_length` with its longest answer: all its answers follow the same context. With `end` an
+    answer ends in the tokenizer's end token, without it in none.
 
     Raises ConfigError, naming the example, where question and answer do not fit or an answer has no
     tokens.
@@ -72,6 +73,9 @@ def encode_answers(
         pairs = [(i, a) for i, group in enumerate(theirs) for a in group]
         fixed = _fixed(tokenizer, some)
         wholes = _ids(tokenizer, [some[i].context + some[i].question + a for i, a in pairs])
+        longest = [0] * len(some)
+        for (index, _), ids in zip(pairs, wholes, strict=True):
+            longest[index] = max(longest[index], len(ids) + end)
         for (index, answer), ids in zip(pairs, wholes, strict=True):
             head, free = fixed[index]
             start = common(head, ids)
@@ -81,7 +85,8 @@ def encode_answers(
                     f"{some[index].name}: the answer {answer!r} has no tokens; give it text that "
                     "the tokenizer knows"
                 )
-            cut = _cut(some[index], len(ids), min(free, start), max_length, _first(tokenizer, ids))
+            first = _first(tokenizer, ids)
+            cut = _cut(some[index], longest[index], min(free, start), max_length, first)
             kept = np.array(_without(ids, cut), np.int32)
             labels = kept.copy()
             labels[: start - len(cut)] = IGNORED
