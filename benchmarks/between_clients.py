@@ -63,7 +63,7 @@ def measure(repeats: int) -> list[Row]:
                     optimizer.state[parameter] = {"exp_avg": zeros, "exp_avg_sq": zeros.clone()}
                 start = time.process_time()
                 federation.loop.open_visit()
-                federation._reset.apply()
+                federation.training._reset.apply()
                 found.append(1e3 * (time.process_time() - start))
 
     with TemporaryDirectory() as folder:
