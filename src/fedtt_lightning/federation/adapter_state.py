@@ -23,7 +23,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
 
-    @property
+    @cached_property
     def numel(self) -> int:
         return prod(self.shape)
 
@@ -118,19 +118,25 @@ class AdapterState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the named tensors as views of the buffers, in the schema's order."""
+        return dict(self._views)
+
+    @cached_property
+    def _views(self) -> dict[str, Tensor]:
+        """Made once: every client of a round begins from the same state."""
         views = {}
         for dtype, specs in self.schema.by_dtype.items():
             parts = self.buffers[dtype].split([spec.numel for spec in specs])
-            views.update(
-                {spec.name: part.view(spec.shape) for spec, part in zip(specs, parts, strict=True)}
-            )
-        return {name: views[name] for name in self.schema.names}
+            for spec, part in zip(specs, parts, strict=True):
+                views[spec.name] = part.view(spec.shape)
+        if len(self.buffers) > 1:
+            views = {name: views[name] for name in self.schema.names}
+        return views
 
     @torch.no_grad()
     def copy_into(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the values into the tensors of the same names, in place."""
-        for name, value in self.tensors().items():
-            tensors[name].copy_(value)
+        values = self._views
+        torch._foreach_copy_([tensors[name] for name in values], list(values.values()))
 
     def select(self, schema: AdapterSchema) -> AdapterState:
         """Return a copy with the names of `schema` only."""
