@@ -67,7 +67,8 @@ def measure(repeats: int) -> list[Row]:
     )
     single = ratio(times, "lists", "float32", f"{what}: speed of sums in float32", row.against)
     held = peak(stream) / (VALUES * 4)
-    return [faster, single, Row(f"{what}: extra memory", "one model of float32", held, held, held, 3.0)]
+    memory = Row(f"{what}: extra memory", "one model of float32", held, held, held, 3.0)
+    return [faster, single, memory]
 
 
 def peak(case: Callable[[], Any]) -> int:
