@@ -12,12 +12,12 @@ Row = tuple[Tensor, int]
 """Token ids (T,), and how many of the last are the answer."""
 
 
-def answer_rows(count: int, seed: int = 0, vocabulary: int = 60) -> list[Row]:
+def answer_rows(count: int, seed: int = 0, longest: int = 10) -> list[Row]:
     rng = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(count):
-        length, answer = torch.randint(4, 11, (2,), generator=rng).tolist()
-        ids = torch.randint(3, vocabulary, (length,), generator=rng)
+        length, answer = torch.randint(4, longest + 1, (2,), generator=rng).tolist()
+        ids = torch.randint(3, 60, (length,), generator=rng)
         rows.append((ids, 1 + answer % 3))
     return rows
 

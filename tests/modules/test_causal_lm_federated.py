@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader
 
-from answer_rows import answer_rows, packed, padded, plain_loss
+from answer_rows import Row, answer_rows, packed, padded, plain_loss
 from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
 from fedtt_lightning.adapters import TTAdapterConfig
 from fedtt_lightning.callbacks import LocalDP
@@ -28,16 +28,18 @@ ROWS = answer_rows(18, seed=9)
 
 
 class Rows(LightningDataModule):
-    def __init__(self, collate: Callable[[Any], Any] = padded) -> None:
+    def __init__(self, collate: Callable[[Any], Any], rows: list[Row]) -> None:
         super().__init__()
-        self.collate = collate
+        self.collate, self.rows = collate, rows
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(ROWS, batch_size=3, shuffle=True, collate_fn=self.collate)  # type: ignore[arg-type]
+        return DataLoader(self.rows, batch_size=3, shuffle=True, collate_fn=self.collate)  # type: ignore[arg-type]
 
 
-def federated(collate: Callable[[Any], Any] = padded) -> FederatedDataModule:
-    return FederatedDataModule(Rows(collate), clients=3, partition=BySize([1, 2, 3]))
+def federated(
+    collate: Callable[[Any], Any] = padded, rows: list[Row] = ROWS
+) -> FederatedDataModule:
+    return FederatedDataModule(Rows(collate, rows), clients=3, partition=BySize([1, 2, 3]))
 
 
 def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -128,20 +130,41 @@ def test_private_steps_equal_a_plain_loop(decoder: Callable[..., str], tmp_path:
 def test_private_steps_on_a_half_precision_backbone(
     decoder: Callable[..., str], tmp_path: Path
 ) -> None:
-    module = CausalLM(decoder("llama"), TTAdapterConfig(rank=2, bottleneck=8), lr=0.01)
+    """Rounding alone makes the loss of a batch another than the mean of its examples' losses."""
+    folder = decoder("llama", initializer_range=0.5, num_hidden_layers=8)
+    module = CausalLM(folder, TTAdapterConfig(rank=2, bottleneck=8), lr=0.01)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     callbacks = [FederatedRounds(seed=5), LocalDP(noise_multiplier=0.7)]
     trainer = quiet_trainer(tmp_path, 1, callbacks, precision="32-true")
-    trainer.fit(module, datamodule=federated())
+    trainer.fit(module, datamodule=federated(rows=answer_rows(18, seed=27, longest=38)))
     for name, parameter in module.named_parameters():
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
 
 
-def test_privacy_refuses_packed_rows(decoder: Callable[..., str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [False, True])
+def test_privacy_refuses_packed_rows(
+    decoder: Callable[..., str], told: bool, tmp_path: Path
+) -> None:
     """A row holds several examples, so no gradient of one can be clipped."""
     module, _ = build(decoder("llama"))
     callbacks = [FederatedRounds(seed=5), LocalDP(noise_multiplier=0.7)]
-    with pytest.raises(FedTTError, match="example"):
-        quiet_trainer(tmp_path, 1, callbacks).fit(
-            module, datamodule=federated(lambda rows: packed(rows, 24))
-        )
+    data = federated(lambda rows: packed(rows, 24))
+    data.packing = told  # type: ignore[attr-defined]
+    message = r"data\.packing" if told else "gradient of each of the batch's 2 examples"
+    with pytest.raises(FedTTError, match=message):
+        quiet_trainer(tmp_path, 1, callbacks).fit(module, datamodule=data)
+
+
+class Summed(CausalLM):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.likelihood(batch).mean().sum()
+
+
+def test_a_sum_is_refused_in_half_precision_too(
+    decoder: Callable[..., str], tmp_path: Path
+) -> None:
+    module = Summed(decoder("llama"), TTAdapterConfig(rank=2, bottleneck=8))
+    callbacks = [FederatedRounds(seed=5), LocalDP(noise_multiplier=0.7)]
+    trainer = quiet_trainer(tmp_path, 1, callbacks, precision="32-true")
+    with pytest.raises(FedTTError, match="mean over examples"):
+        trainer.fit(module, datamodule=federated())

@@ -85,6 +85,11 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
             "data.group_by_length is on, but LocalDP draws each example of a batch by itself, as "
             "its accounting assumes: turn it off"
         )
+    if getattr(data, "packing", False):
+        yield (
+            "data.packing lays several examples out in a row, but LocalDP clips the gradient of "
+            "each: turn it off"
+        )
     if trainer.precision not in _PRECISIONS:
         yield (
             f"trainer.precision is {trainer.precision}, which may leave out steps or round the "

@@ -43,7 +43,7 @@ def check_mean_loss(trainer: Trainer, module: LightningModule, needs: str = "Loc
             f"the module's loss is random even in eval mode, so {needs} cannot see whether it is a "
             "mean over the examples of a batch, as it must be"
         )
-    elif abs(together - np.mean(alone)) > _TOLERANCE * max(map(abs, alone)):
+    elif abs(together - np.mean(alone)) > _tolerance(module) * max(map(abs, alone)):
         raise ConfigError(
             f"the module's training_step gives {together:.6g} for {len(alone)} examples, whose "
             f"losses alone have the mean {np.mean(alone):.6g}, but {needs} needs a loss that is a "
@@ -76,6 +76,12 @@ def check_examples_apart(trainer: Trainer, module: LightningModule) -> None:
                 gradients.detach()
                 for parameter in trained.values():
                     parameter.grad = None
+
+
+def _tolerance(module: LightningModule) -> float:
+    """Return what rounding may change in a loss: with weights in half precision, more."""
+    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    return max([_TOLERANCE, *(2 * torch.finfo(dtype).eps for dtype in dtypes)])
 
 
 def _some_examples(trainer: Trainer, number: int) -> list[Any]:
