@@ -13,6 +13,7 @@ _TRAINER_COMMANDS = {
 _COMMANDS = {
     **_TRAINER_COMMANDS,
     "account": "parameters and bytes of FedTT beside LoRA and others, for known model families",
+    "export": "write a checkpoint's adapter in PEFT's format, with a model card",
     "privacy": "noise and epsilon of a planned run, with local and with central DP",
 }
 _USAGE = """\
@@ -60,6 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         from fedtt_lightning.account import main as account
 
         return account(rest)
+    if command == "export":
+        from fedtt_lightning.export.command import main as export
+
+        return export(rest)
     if command == "privacy":
         from fedtt_lightning.privacy.command import main as privacy
 

@@ -115,10 +115,7 @@ class FederatedCLI(LightningCLI):
 
 def main(args: list[str]) -> int:
     """Run a trainer command and return the exit code."""
-    for message in _NOT_OURS:
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors"):
-        logging.getLogger(name).addFilter(_without_tips)
+    silence_libraries()
     try:
         FederatedCLI(args)
     except (FedTTError, MisconfigurationException) as error:
@@ -149,6 +146,14 @@ def main(args: list[str]) -> int:
             raise
         return _fail(f"{error.filename}: {error.strerror}")
     return 0
+
+
+def silence_libraries() -> None:
+    """Hide the warnings and tips of the libraries below that a user cannot act on."""
+    for message in _NOT_OURS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors"):
+        logging.getLogger(name).addFilter(_without_tips)
 
 
 def own_error(error: BaseException) -> FedTTError | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.tensor_train import ACTIVATIONS, INITS
@@ -98,7 +98,7 @@ class TTAdapterConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = NAME
+        self.peft_type = PeftType(NAME)  # transformers reads its `value`
         self._positive("rank", self.rank)
         self._positive("bottleneck", self.bottleneck)
         if self.classifier_rank is not None:

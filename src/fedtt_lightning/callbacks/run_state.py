@@ -23,6 +23,7 @@ def save_run(loop: FederatedLoop, loss: RoundLoss) -> dict[str, Any]:
         "loop": loop.state_dict(),
         "loss": loss.state_dict(),
         "settings": _settings(loop),
+        "clients": len(loop.planner.sizes),
         "grads": {
             name: tensor.grad.clone()
             for name, tensor in loop.tensors.items()

@@ -121,7 +121,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
 
 
 def method_name(module: LightningModule, schedule: object) -> str:
-    """Name what is run: FedTT, FedTT+, LoRA, FFA-LoRA, dense adapter, BitFit, ..."""
+    """Name what is run: FedTT, FedTT+, LoRA, FFA-LoRA, dense adapter, BitFit, ...
+
+    `schedule` is the freezing schedule or its class.
+    """
     for part in module.modules():
         configs = getattr(part, "peft_config", None)
         if isinstance(configs, dict) and configs:
@@ -130,7 +133,7 @@ def method_name(module: LightningModule, schedule: object) -> str:
             if name == "TT_ADAPTER" and not config.tensorized:
                 return "dense adapter"
             for kind, scheduled in _SCHEDULES.get(name, {}).items():
-                if isinstance(schedule, kind):
+                if issubclass(schedule if isinstance(schedule, type) else type(schedule), kind):
                     return scheduled
             return _METHODS.get(name, name)
     if not hasattr(module, "fresh_parameters"):  # not a SequenceClassifier

@@ -1,0 +1,1 @@
+"""What a run has trained, as folders that PEFT and transformers load."""
