@@ -108,6 +108,43 @@ def test_fedtt_plus_equals_a_plain_loop(
     compare(module, expected, start)
 
 
+class Descending(CausalLM):
+    """By SGD: Adam takes steps of the same length however small a gradient is."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+
+
+def test_clients_side_by_side_learn_what_they_learn_alone(
+    decoder: Callable[..., str], tmp_path: Path
+) -> None:
+    """In half precision too, where their gradients differ by rounding."""
+    spread = decoder("llama", initializer_range=0.5, num_hidden_layers=8)
+    for folder, dtype, bound in ((decoder("llama"), "float32", 1e-5), (spread, "bfloat16", 0.2)):
+        moves = []
+        for size in (1, 3):
+            torch.manual_seed(3)
+            config = TTAdapterConfig(rank=2, bottleneck=8)
+            module = Descending(folder, config, dtype=dtype)  # type: ignore[arg-type]
+            start = {name: p.detach().clone() for name, p in module.named_parameters()}
+            rounds = FederatedRounds(seed=5, cohort_batch=size)
+            trainer = quiet_trainer(tmp_path, 1, [rounds], precision="32-true")
+            trainer.fit(module, datamodule=federated(rows=answer_rows(18, seed=27, longest=38)))
+            ends = dict(module.named_parameters())
+            moves.append(torch.cat([(ends[n] - start[n]).flatten() for n in ends]))
+        alone, together = moves
+        error = (together - alone).norm() / alone.norm()
+        assert error < bound
+
+
+def test_packed_rows_keep_clients_apart(decoder: Callable[..., str], tmp_path: Path) -> None:
+    data = federated(lambda rows: packed(rows, 24))
+    data.packing = True  # type: ignore[attr-defined]
+    trainer = quiet_trainer(tmp_path, 1, [FederatedRounds(cohort_batch=3)])
+    with pytest.raises(FedTTError, match=r"data\.packing.*federation\.cohort_batch 1"):
+        trainer.fit(build(decoder("llama"))[0], datamodule=data)
+
+
 def test_private_steps_equal_a_plain_loop(decoder: Callable[..., str], tmp_path: Path) -> None:
     module, reference = build(decoder("llama"))
     start = deepcopy(reference)

@@ -21,6 +21,7 @@ from fedtt_lightning.federation.seeds import drawn_since
 
 _TOLERANCE = {"64-true": 1e-6, "32-true": 1e-3}  # relative; wrong gradients are off by far more
 _LOW_PRECISION = 0.2
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 class FirstStep:
@@ -110,7 +111,9 @@ class FirstStep:
         difference = _norm(
             b if a is None else a if b is None else a - b for a, b in zip(mine, alone, strict=True)
         )
-        tolerance = _TOLERANCE.get(str(self._trainer.precision), _LOW_PRECISION)
+        halves = any(p.dtype in _HALVES for p in self._module.parameters())
+        precision = "half weights" if halves else str(self._trainer.precision)
+        tolerance = _TOLERANCE.get(precision, _LOW_PRECISION)
         if not difference <= tolerance * norm + 1e-12:
             raise FederationError(
                 f"client {visit.client} has another gradient beside others than alone (off by "

@@ -39,6 +39,8 @@ def side_by_side_problems(
         return
     if settings.ranks is not None:
         yield f"federation.ranks needs {_ALONE} 1: shapes differ from client to client"
+    if getattr(getattr(trainer, "datamodule", None), "packing", False):
+        yield f"data.packing puts examples of several clients into a row, and needs {_ALONE} 1"
     yield from _trainer(trainer)
     yield from _module(module)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
