@@ -77,7 +77,7 @@ def run_cells(cells: Sequence[Cell], out: Path, data: str, backbone: str, jobs: 
         for number, run in enumerate(as_completed(runs), 1):
             record, cell = run.result(), runs[run]
             good = good and "error" not in record
-            result = record.get("error") or f"{record['summary']['metrics']['val_acc']:.3f}"
+            result = record.get("error") or _score(record["summary"]["metrics"])
             left = (time.monotonic() - start) / number * (len(todo) - number) / 60
             print(
                 f"[{number}/{len(todo)}, {left:.0f} min left] {cell.name}: {result} "
@@ -85,6 +85,10 @@ def run_cells(cells: Sequence[Cell], out: Path, data: str, backbone: str, jobs: 
                 flush=True,
             )
     return good
+
+
+def _score(metrics: dict[str, float]) -> str:
+    return f"{metrics.get('val_acc', metrics.get('val_perplexity')):.3f}"
 
 
 def _quiet(out: Path) -> None:
