@@ -80,8 +80,7 @@ def compare(module: CausalLM, expected: dict[str, torch.Tensor], start: nn.Modul
         assert not torch.equal(value, start.get_parameter(name)), f"{name} was not trained"
 
 
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(("family", "layout"), [("llama", "padded"), ("gpt2", "packed")])
 def test_fedtt_plus_equals_a_plain_loop(
     decoder: Callable[..., str], family: str, layout: str, tmp_path: Path
 ) -> None:

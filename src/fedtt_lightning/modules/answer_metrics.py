@@ -79,6 +79,14 @@ def count_texts(
     return {"em": metrics["em"], "f1": metrics["f1"]} if pairs else {}
 
 
+def count_likelihood(metrics: Any, likelihood: Likelihood) -> dict[str, Metric]:
+    """Update what judges the likelihood of texts; return it."""
+    if "perplexity" not in metrics:
+        return {}
+    metrics["perplexity"].update(likelihood)
+    return {"perplexity": metrics["perplexity"]}
+
+
 class Perplexity(Metric):
     """exp of the mean negative log-likelihood of all tokens of an epoch."""
 

@@ -19,7 +19,12 @@ from fedtt_lightning.modules.answer_loss import (
     answer_targets,
     example_numbers,
 )
-from fedtt_lightning.modules.answer_metrics import answer_metrics, count_choices, count_texts
+from fedtt_lightning.modules.answer_metrics import (
+    answer_metrics,
+    count_choices,
+    count_likelihood,
+    count_texts,
+)
 from fedtt_lightning.modules.answer_scores import gold_losses, score_table
 from fedtt_lightning.modules.backbone import load_causal_lm
 from fedtt_lightning.modules.decoder_inputs import decoder_inputs
@@ -37,9 +42,9 @@ class CausalLM(LightningModule):
     """A pretrained causal language model, fine-tuned with a PEFT method or by itself.
 
     The loss of a batch is the mean over its examples of the mean negative log-likelihood of each
-    example's answer tokens, so that each example counts the same. Its language-model head is the
-    pretrained one and stays frozen with a PEFT method. Checkpoints leave out the frozen pretrained
-    weights and hold a fingerprint of them instead.
+    example's answer tokens: each example counts the same. The language-model head is the pretrained
+    one, frozen with a PEFT method. Checkpoints leave out the frozen pretrained weights and hold a
+    fingerprint of them instead.
 
     Batches are dicts; int64 tensors if nothing else is said. To learn: `input_ids`, `labels`
     (R, T), -100 where no answer stands, and `attention_mask` (R, T) or, for several examples in a
@@ -217,22 +222,16 @@ class CausalLM(LightningModule):
     def _evaluate(self, batch: Batch, stage: str, metrics: Any) -> None:
         if "references" in batch:
             texts = self._generate(batch)
-            updated = count_texts(metrics, texts, batch["references"], self.task)
-            losses = None
+            updated, losses = count_texts(metrics, texts, batch["references"], self.task), None
         elif "owner" in batch:
             table = self._scores(batch)
             updated = count_choices(metrics, table.argmax(1), batch)
             losses = gold_losses(table, batch["label"])
         else:
             likelihood = self.likelihood(batch)
-            updated = {}
-            if "perplexity" in metrics:
-                metrics["perplexity"].update(likelihood)
-                updated["perplexity"] = metrics["perplexity"]
-            losses = likelihood.mean()
+            updated, losses = count_likelihood(metrics, likelihood), likelihood.mean()
         if losses is not None and len(losses):
-            size = len(losses)
-            self.log(f"{stage}_loss", losses.mean(), batch_size=size, sync_dist=True)
+            self.log(f"{stage}_loss", losses.mean(), batch_size=len(losses), sync_dist=True)
         for name, metric in updated.items():
             self.log(f"{stage}_{name}", metric, prog_bar=True, batch_size=len(batch["input_ids"]))
 
@@ -243,8 +242,8 @@ class CausalLM(LightningModule):
     def _generate(self, batch: Batch) -> list[str]:
         if self._tokenizer is None:
             self._tokenizer = load_text_tokenizer(self.backbone)
+        size = self.generate_max_tokens or _GENERATED
         with self._precision():
-            size = self.generate_max_tokens or _GENERATED
             return generate_texts(self.model, self._tokenizer, batch, size)
 
     def _precision(self) -> Any:

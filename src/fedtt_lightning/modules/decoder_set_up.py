@@ -16,7 +16,7 @@ def recompute_activations(model: PreTrainedModel) -> None:
     The embeddings' output then requires a gradient, as if something before the first block trained:
     adapters in recomputed blocks of a frozen model would else get none from re-entrant checkpoints.
     """
-    # transformers 5.20 or so has renamed it.
+    # Later versions of transformers 5 call it by the first name.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
     model.enable_input_require_grads()
