@@ -32,6 +32,8 @@ examples:
   python -m fedtt_lightning fit --config configs/quickstart.yaml
   python -m fedtt_lightning fit --config configs/quickstart.yaml --config callbacks/fedtt_plus.yaml
   python -m fedtt_lightning fit --config configs/quickstart.yaml --ckpt_path last
+  python -m fedtt_lightning export --config configs/quickstart.yaml --output adapter \\
+      --ckpt runs/quickstart/checkpoints/last.ckpt
   python -m fedtt_lightning account --family roberta-base --rank 5
   python -m fedtt_lightning privacy --clients 100 --rounds 50 --examples 500 --epsilon 1 3 6
 

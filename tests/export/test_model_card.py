@@ -84,6 +84,6 @@ def test_a_base_model_of_the_hub_is_in_the_front_matter(
     run = load_run(ckpt, ["--config", str(config)])
     card = model_card(replace(run, backbone="somebody/llama"), "adapter", [])
     assert ModelCard(card).data.base_model == "somebody/llama"
-    assert 'AutoModelForCausalLM.from_pretrained("somebody/llama")' in card
+    assert 'AutoModelForCausalLM.from_pretrained("somebody/llama", dtype="bfloat16")' in card
     whole = ModelCard(model_card(run, "model", [])).data
     assert (whole.library_name, whole.base_model) == ("transformers", None)

@@ -31,7 +31,9 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "bert-full": ("bert", None, {"num_labels": 3}),
     "bert-regression": ("bert", LORA, {"num_labels": 1, "task": "stsb"}),
     "llama-tt": ("llama", TT, {"dtype": "float32"}),
+    "llama-tt-bf16": ("llama", TT, {}),
     "llama-lora": ("llama", LORA, {"dtype": "float32"}),
+    "llama-lora-bf16": ("llama", LORA, {}),
     "llama-prompt": (
         "llama",
         (peft.PromptTuningConfig, {"num_virtual_tokens": 3}),
@@ -80,7 +82,9 @@ def test_the_card_loads_the_same_model(
     torch.testing.assert_close(loaded_logits(tmp_path / "out"), logits(module), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("case", ["bert-tt-head", "bert-lora", "llama-tt", "llama-lora"])
+@pytest.mark.parametrize(
+    "case", ["bert-tt-head", "bert-lora", "llama-tt", "llama-lora", "llama-tt-bf16"]
+)
 def test_with_its_base_it_needs_nothing_else(
     train: Callable[..., Any], backbones: dict[str, str], tmp_path: Path, case: str
 ) -> None:

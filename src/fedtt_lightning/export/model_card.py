@@ -61,7 +61,9 @@ def _training(run: TrainedRun) -> str:
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     rows = {"base model": run.backbone, "method": run.method, "trained parameters": f"{trained:,}"}
     if run.rounds is not None:
-        rows |= {"rounds": str(run.rounds), "clients": str(run.clients)}
+        rows["rounds"] = str(run.rounds)
+    if run.clients is not None:
+        rows["clients"] = str(run.clients)
     rows |= {f"ε spent ({name})": f"{value:.4g}" for name, value in run.epsilon.items()}
     rows |= {
         name.partition(" (")[0]: value
@@ -103,12 +105,15 @@ def _loading(run: TrainedRun, kind: Kind) -> str:
     """Return the lines that load what was written from FOLDER."""
     auto = _auto_class(run)
     labels = "" if auto.endswith("CausalLM") else f", num_labels={run.model.config.num_labels}"
+    base = run.model.get_base_model() if kind == "adapter" else run.model
+    name = base.name_or_path if run.backbone == "builtin" else run.backbone
+    dtype = str(base.dtype).removeprefix("torch.")  # in which it was trained, whatever the files'
     own = ["import fedtt_lightning.adapters  # makes PEFT know the method"]
     lines = own if "tt_adapter" in _tags(run) else []
     if kind == "adapter":
         lines += ["from peft import PeftModel", f"from transformers import {auto}", ""]
         lines += [
-            f'base = {auto}.from_pretrained("{run.backbone}"{labels})',
+            f'base = {auto}.from_pretrained("{name}", dtype="{dtype}"{labels})',
             'model = PeftModel.from_pretrained(base, "FOLDER")',
         ]
     else:
