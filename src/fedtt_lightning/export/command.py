@@ -54,6 +54,8 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
+        if error.filename is None:
+            raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     if args.json:
