@@ -8,7 +8,7 @@ import pytest
 
 import fedtt_lightning
 from cli_options import ROOT
-from fedtt_lightning import adapters, callbacks, data, federation
+from fedtt_lightning import adapters, callbacks, data, federation, strategies
 
 METHODS = (ROOT / "docs/methods.md").read_text()
 PAGES = {"docs/methods.md": METHODS, "README.md": (ROOT / "README.md").read_text()}
@@ -34,7 +34,8 @@ def test_named_files_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_named_classes_exist(page: str) -> None:
     """Names in backticks that look like classes, with or without their arguments."""
-    known = {*dir(federation), *dir(callbacks), *dir(data), *dir(adapters), *dir(fedtt_lightning)}
+    parts = (federation, callbacks, data, adapters, strategies, fedtt_lightning)
+    known = {name for part in parts for name in dir(part)}
     lightning = {"EarlyStopping", "ModelCheckpoint", "LightningModule", "PeftConfig"}
     for name in re.findall(r"`([A-Z][a-zA-Z]*[a-z][A-Z]\w*)(?:\([\w, ]*\))?`", PAGES[page]):
         assert name in known | lightning | set(fedtt_lightning.__all__), name

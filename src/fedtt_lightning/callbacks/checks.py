@@ -90,8 +90,9 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
     strategy = trainer.strategy
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
         yield (
-            f"trainer.strategy {type(strategy).__name__} is not supported: use auto or ddp, which "
-            "keep the whole adapter in every process"
+            f"trainer.strategy {type(strategy).__name__} is not supported: use auto, ddp or, for a "
+            "model larger than one GPU, fedtt_lightning.strategies.ShardedBackbone, which keep the "
+            "whole adapter in every process"
         )
 
 
