@@ -138,5 +138,5 @@ def main(folder: Path, backbone: str) -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(150, exit=True)  # says where a process hangs
+    faulthandler.dump_traceback_later(200, exit=True)  # says where a process hangs
     main(Path(sys.argv[1]), sys.argv[2])

@@ -39,7 +39,7 @@ def runs(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)}) for rank in range(2)
     ]
     try:
-        assert [rank.wait(timeout=180) for rank in ranks] == [0, 0]
+        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()
