@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedtt_lightning.adapters import TTAdapterConfig
 from fedtt_lightning.errors import ConfigError
@@ -51,3 +52,25 @@ def test_same_gradients_and_less_kept(family: str) -> None:
 def test_refused_for_dense_adapters() -> None:
     with pytest.raises(ConfigError, match="recompute_input has no effect"):
         TTAdapterConfig(tensorized=False, recompute_input=True)
+
+
+@pytest.mark.parametrize("where", ["forward of the linear", "hook on the adapter"])
+def test_what_stands_between_is_seen(where: str) -> None:
+    """Gradients are those of what was computed: the linear's output, three times as large."""
+    torch.manual_seed(0)
+    options = {"rank": 3, "bottleneck": 8, "init": "loretta", "target_modules": ["0"]}
+    model = get_peft_model(
+        nn.Sequential(nn.Linear(16, 24)), TTAdapterConfig(**options, recompute_input=True)
+    ).double()
+    layer = model.base_model.model[0]
+    linear, adapter = layer.base_layer, layer.tt_adapter["default"]
+    if where == "forward of the linear":
+        plain = linear.forward
+        linear.forward = lambda x: 3 * plain(x)  # as libraries do that move weights
+    else:
+        adapter.register_forward_pre_hook(lambda _, inputs: (3 * inputs[0],))
+    x = torch.randn(5, 16).double()
+    found = torch.autograd.grad(layer(x).square().sum(), list(adapter.parameters()))
+    by_hand = 3 * F.linear(x, linear.weight, linear.bias)
+    expected = torch.autograd.grad(adapter.adapt(by_hand).square().sum(), adapter.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import checkpoint
 
 from fedtt_lightning.tensor_train import FrozenInput, TTShape, init_adapter_, tt_adapter
@@ -21,6 +22,10 @@ INPUTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "masked": lambda z, gate: z * gate.detach(),
     "unknown": lambda z, _: torch.sin(z),
 }
+
+
+class Other(Tensor):
+    """Values kept in another form, as quantised weights are."""
 
 
 class Block:
@@ -155,6 +160,19 @@ def test_keeps_x_where_the_linear_is_not_plain_and_frozen() -> None:
     handle = block.linear.register_forward_hook(lambda *_: None)
     assert FrozenInput.of(block.linear, u) is None
     handle.remove()
+    handle = register_module_forward_hook(lambda *_: None)
+    assert FrozenInput.of(block.linear, u) is None
+    handle.remove()
+    forward = block.linear.forward
+    block.linear.forward = lambda input: 2 * forward(input)  # type: ignore[method-assign]
+    assert FrozenInput.of(block.linear, u) is None
+    del block.linear.forward
+    assert FrozenInput.of(block.linear, u) is not None
+    plain = block.linear.weight
+    other = plain.detach().as_subclass(Other)
+    block.linear.weight = nn.Parameter(other, requires_grad=False)
+    assert FrozenInput.of(block.linear, u) is None
+    block.linear.weight = plain
 
     class Scaled(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:

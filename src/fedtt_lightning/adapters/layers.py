@@ -109,7 +109,8 @@ class TTAdapterLayer(TTTunerLayer):
             if name not in self.tt_adapter:
                 continue
             adapter = self.tt_adapter[name]
-            if result is made and isinstance(adapter, TTAdapter):
+            alone = result is made and not adapter._forward_pre_hooks  # which may change its input
+            if alone and isinstance(adapter, TTAdapter):
                 source = FrozenInput.of(self.base_layer, x, adapter.recompute_input)
                 result = adapter(result, source=source)
             else:

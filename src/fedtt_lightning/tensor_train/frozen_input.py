@@ -9,6 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class FrozenInput:
             return None  # a compiler chooses itself what to keep
         if type(linear) is not nn.Linear or _watched(linear):
             return None
+        if type(linear.weight) not in (Tensor, nn.Parameter):
+            return None  # quantised or sharded values, which need not take part in any product
         if any(p.requires_grad for p in linear.parameters()):
             return None
         found = _origin(u) if recompute else None
@@ -47,8 +50,9 @@ class FrozenInput:
 
 
 def _watched(linear: nn.Module) -> bool:
-    """Whether hooks may change what goes into a linear or comes out of it."""
-    return bool(linear._forward_hooks or linear._forward_pre_hooks)
+    """Whether a hook or another forward may change what goes into a linear or comes out of it."""
+    hooks = linear._forward_hooks or linear._forward_pre_hooks or _has_any_global_hook()
+    return bool(hooks) or "forward" in vars(linear)
 
 
 def _origin(u: Tensor) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]] | None:
