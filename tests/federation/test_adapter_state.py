@@ -48,6 +48,12 @@ def test_select_keeps_order_and_values(
     assert all(torch.equal(value, tensors[name]) for name, value in part.tensors().items())
 
 
+def test_nothing_is_copied_where_there_is_nothing() -> None:
+    target = torch.ones(2)
+    AdapterState.capture({}).copy_into({"a": target})
+    assert torch.equal(target, torch.ones(2))
+
+
 def test_capture_copies_and_minus_is_float64() -> None:
     tensor = torch.tensor([1.0, 2.0])
     old = AdapterState.capture({"a": tensor})

@@ -135,7 +135,8 @@ class AdapterState:
     @torch.no_grad()
     def copy_into(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the values into the tensors of the same names, in place."""
-        values = self._views
+        if not (values := self._views):
+            return
         torch._foreach_copy_([tensors[name] for name in values], list(values.values()))
 
     def select(self, schema: AdapterSchema) -> AdapterState:
