@@ -93,6 +93,17 @@ def test_the_chat_template_of_the_tokenizer(template):
     assert rows[0]["input_ids"].tolist() == tokens(question, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.parametrize("template", [None, CHATML, THINKING])
+@pytest.mark.parametrize("reply", ["s", "end", "nk", "</s", "|"])
+def test_a_reply_that_stands_in_what_surrounds_it_is_learned_with_its_end(template, reply):
+    tokens = tokenizer(template)
+    chat = (CHAT[1], {"role": "assistant", "content": reply}) * 2
+    text, spans = write_conversation(tokens, Conversation(chat))
+    last = "<think></think>" if template is THINKING else ""
+    end = "<|end|>\n" if template else "</s>"
+    assert [text[begin:end] for begin, end in spans] == [f"{reply}{end}", f"{last}{reply}{end}"]
+
+
 def test_a_template_that_refuses_or_rewrites_is_named():
     conversation = Conversation(CHAT, where="a.jsonl:3")
     with pytest.raises(ConfigError, match=r"a\.jsonl:3: the .* template refuses it: no system"):

@@ -12,6 +12,7 @@ from fedtt_lightning.errors import ConfigError
 Message = dict[str, str]
 Span = tuple[int, int]
 ROLES = ("system", "user", "assistant")
+_MARK = "\ufdd0"  # no character, so that no template writes it
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,17 @@ def write_conversation(tokenizer: Any, conversation: Conversation) -> tuple[str,
             continue
         before = _write(tokenizer, messages[:index], where, reply=True)
         content = message["content"].strip()
-        place = text.find(content, len(before))
-        if not text.startswith(before) or place < 0:
+        # A mark in place of the reply: "end" stands in "<|end|>" too.
+        marked = (*messages[:index], {**message, "content": _MARK}, *messages[index + 1 :])
+        place = _write(tokenizer, marked, where).find(_MARK)
+        kept = text.startswith(before) and place >= len(before)
+        if not kept or not text.startswith(content, place):
             raise ConfigError(
                 f"{where}: the tokenizer's chat template rewrites what was said before, so that "
                 "the assistant's turns cannot be told; use another tokenizer or template"
             )
         end = place + len(content)
-        alone = _write(tokenizer, messages[: index + 1], where)
-        tail = alone[alone.rfind(content) + len(content) :]
+        tail = _write(tokenizer, marked[: index + 1], where).partition(_MARK)[2]
         spans.append((len(before), end + _common(text[end:], tail)))
     return text, spans
 
