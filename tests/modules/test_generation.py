@@ -69,8 +69,10 @@ def test_padded_batches_give_what_each_prompt_gives_alone(
     assert module.predict_step(prompts(), 0) == {"prediction": expected}
 
 
-def test_writing_ends_at_the_end_token(decoder: Callable[..., str]) -> None:
-    folder = with_tokenizer(decoder("llama", eos_token_id=END))
+@pytest.mark.parametrize("of_model", [END, 4, [4, 5], None])
+def test_writing_ends_at_the_end_token(decoder: Callable[..., str], of_model: Any) -> None:
+    """The tokenizer's, whatever the model's files name."""
+    folder = with_tokenizer(decoder("llama", eos_token_id=of_model))
     module = build(folder, peft=None, generate_max_tokens=20)
     with torch.no_grad():
         module.model.lm_head.weight[END] = 2 * module.model.lm_head.weight[7:].mean(0)

@@ -16,7 +16,7 @@ from fedtt_lightning.errors import ConfigError
 def generate_texts(
     model: Any, tokenizer: Any, batch: Mapping[str, Tensor], max_tokens: int
 ) -> list[str]:
-    """Return what follows each prompt, greedily chosen, up to the end token or `max_tokens`.
+    """Return what follows each prompt, greedily chosen, up to an end token or `max_tokens`.
 
     Args:
         batch: `input_ids` and `attention_mask` (B, T), padded on the left.
@@ -31,13 +31,19 @@ def generate_texts(
             f"prompts of {ids.shape[1]} tokens and {max_tokens} to generate are more than the "
             f"model's {longest} positions: set data.max_length or model.generate_max_tokens lower"
         )
-    end = getattr(model.generation_config, "eos_token_id", None)
-    end = tokenizer.eos_token_id if end is None else end
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = list(ends) if isinstance(ends, list) else [ends]
+    # The tokenizer's too, in which training answers end: a model's files may name another.
+    ends = [end for end in dict.fromkeys([*ends, tokenizer.eos_token_id]) if end is not None]
     pad = tokenizer.pad_token_id
-    if pad is None:
-        pad = end[0] if isinstance(end, list) else end
+    if pad is None and ends:
+        pad = ends[0]
     config = GenerationConfig(
-        max_new_tokens=max_tokens, do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=pad
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=ends or None,
+        pad_token_id=pad,
     )
     made = model.generate(
         input_ids=ids, attention_mask=batch["attention_mask"], generation_config=config
