@@ -94,6 +94,8 @@ def test_keys_differ_by_all_that_tokens_depend_on():
     keys.append(cache_key(tokenizer, 16, TEXTS))
     tokenizer.add_tokens(["soup was"])
     keys.append(cache_key(tokenizer, 16, TEXTS))
+    tokenizer.eos_token = "soup was"  # which ends replies, and is in no file of the tokenizer's own
+    keys.append(cache_key(tokenizer, 16, TEXTS))
     slow = ByT5Tokenizer()
     keys.append(cache_key(slow, 16, TEXTS))
     assert cache_key(ByT5Tokenizer(), 16, TEXTS) == keys[-1]

@@ -32,6 +32,7 @@ def cache_key(tokenizer: Any, max_length: int, texts: Mapping[str, Sequence[str]
         "columns": list(tokenizer.model_input_names),
         "cut": tokenizer.truncation_side,
         "split_special_tokens": tokenizer.split_special_tokens,
+        "special": tokenizer.special_tokens_map,
         "max_length": max_length,
     }
     digest = sha256()
