@@ -66,7 +66,6 @@ class InstructionData(PromptData):
     """
 
     task = "instructions"
-    without_candidates = "loss"
     predict_split = "questions"
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from fedtt_lightning.data.partition import Partitioner
 from fedtt_lightning.data.prompt_collate import PackAnswers, PadAnswers, PadForEvaluation
@@ -21,9 +21,8 @@ class PromptData(TextData):
 
     A subclass sets `task`, and reads its examples in `_read`. Training batches hold the answer's
     tokens as labels, see `PadAnswers`; with `packing` the same examples in fewer rows, see
-    `PackAnswers`. Evaluation batches hold a row a candidate where prompts have candidates. Without,
-    `without_candidates` decides: prompts padded on the left to generate from, or batches as in
-    training to take the loss of; see `PadForEvaluation`.
+    `PackAnswers`. Evaluation batches hold a row a candidate where prompts have candidates, else
+    prompts padded on the left to generate from; see `PadForEvaluation`.
 
     Prompts longer than `max_length` lose the beginning of their context, never question or answer;
     how many did is shown. In evaluation by generation, `max_length` holds the prompt alone: with
@@ -53,7 +52,6 @@ class PromptData(TextData):
     be read, and an example whose question and answer are longer than `max_length`.
     """
 
-    without_candidates: Literal["generation", "loss"] = "generation"
     num_labels = 1
 
     def __init__(
@@ -114,8 +112,6 @@ class PromptData(TextData):
         rows = self._limited(rows)
         if rows[0].candidates is not None:
             return encoder.candidate_rows(rows)
-        if self.without_candidates == "loss":
-            return encoder.training_rows(rows)
         return encoder.question_rows(rows)
 
     def _limited(self, rows: Any) -> Any:
