@@ -50,6 +50,9 @@ def test_a_folder_is_replaced_only_if_asked(
     assert main(["export", *argv, "--overwrite"]) == 0
     assert not (out / "mine.txt").exists() and (out / "adapter_config.json").exists()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    argv[-1] = str(ckpt.parent)
+    assert "holds other files and no model" in failed(capsys, *argv, "--overwrite")
+    assert ckpt.exists()
     argv[-1] = str(config)
     assert "is a file" in failed(capsys, *argv)
 
@@ -60,6 +63,7 @@ def test_a_failure_leaves_all_as_it_was(tmp_path: Path, former: bool) -> None:
     if former:
         out.mkdir(parents=True)
         (out / "a").write_text("old")
+        (out / "adapter_config.json").touch()
     with pytest.raises(FileNotFoundError), whole_folder(out, former) as folder:
         (folder / "a").write_text((folder / "nothing").read_text())
     assert os.listdir(out.parent) == (["out"] if former else [])

@@ -16,11 +16,21 @@ Kind = Literal["adapter", "adapter with base", "model"]
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise ConfigError if a folder cannot be written, or holds files that are to stay."""
+    """Raise ConfigError if a folder cannot be written, or holds files that are to stay.
+
+    Those of a folder without a model stay in any case: it may be a run's, or somebody's home.
+    """
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output {output} is a file: name a folder")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not overwrite:
         raise ConfigError(f"--output {output} is not empty: name another, or add --overwrite")
+    if not any((output / name).is_file() for name in ("adapter_config.json", "config.json")):
+        raise ConfigError(
+            f"--output {output} holds other files and no model, so --overwrite does not replace "
+            "it: name another"
+        )
 
 
 @contextmanager
