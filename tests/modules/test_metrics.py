@@ -17,8 +17,10 @@ CLASSIFICATION = [
     ("CoLA", 2, ["acc", "mcc"]),
     ("mrpc", 2, ["acc", "f1"]),
     ("qqp", 2, ["acc", "f1"]),
+    ("cb", 3, ["acc", "f1"]),
+    ("multirc", 2, ["acc", "f1a"]),
 ]
-REFERENCES = {"acc": accuracy_score, "mcc": matthews_corrcoef, "f1": f1_score}
+REFERENCES = {"acc": accuracy_score, "mcc": matthews_corrcoef, "f1": f1_score, "f1a": f1_score}
 
 
 @pytest.mark.parametrize(("task", "classes", "names"), CLASSIFICATION)
@@ -32,7 +34,8 @@ def test_classification_metrics_equal_sklearn(task: str, classes: int, names: li
     found = metrics.compute()
     assert sorted(found) == names
     for name in names:
-        expected = REFERENCES[name](labels, predicted)
+        options = {"average": "macro"} if task == "cb" else {}
+        expected = REFERENCES[name](labels, predicted, **(options if name == "f1" else {}))
         assert float(found[name]) == pytest.approx(expected, abs=1e-6)
     assert main_metric(task) in found
     assert not is_regression(task)

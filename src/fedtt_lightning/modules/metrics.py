@@ -6,6 +6,7 @@ from torchmetrics import MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import (
     BinaryF1Score,
     MulticlassAccuracy,
+    MulticlassF1Score,
     MulticlassMatthewsCorrCoef,
 )
 
@@ -33,10 +34,11 @@ def main_metric(task: str) -> str:
 
 
 def task_metrics(task: str, num_labels: int) -> MetricCollection:
-    """Return GLUE's metrics of a task (arXiv 1804.07461), accuracy for a task GLUE has not.
+    """Return GLUE's and SuperGLUE's metrics of a task (arXiv 1804.07461, 1905.00537), or accuracy.
 
     Classification takes predicted classes (N,) and labels (N,), and always has `acc`; MRPC and QQP
-    add `f1` of class 1, CoLA adds `mcc`. STS-B takes scores (N,) and has `pearson`, `spearman`.
+    add `f1` of class 1, CommitmentBank `f1` as the mean of its classes, MultiRC `f1a` of class 1
+    over all answers, CoLA `mcc`. STS-B takes scores (N,) and has `pearson`, `spearman`.
     """
     key = task_key(task)
     if key in REGRESSION:
@@ -44,6 +46,10 @@ def task_metrics(task: str, num_labels: int) -> MetricCollection:
     metrics = MetricCollection({"acc": MulticlassAccuracy(num_labels, average="micro")})
     if key in _F1:
         metrics.add_metrics({"f1": BinaryF1Score()})
+    if key == "cb":
+        metrics.add_metrics({"f1": MulticlassF1Score(num_labels, average="macro")})
+    if key == "multirc":
+        metrics.add_metrics({"f1a": BinaryF1Score()})
     if key in _MATTHEWS:
         metrics.add_metrics({"mcc": MulticlassMatthewsCorrCoef(num_labels)})
     return metrics
