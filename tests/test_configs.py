@@ -79,6 +79,23 @@ def test_method_changes_the_model_alone(method: Path) -> None:
     assert model["backbone"] == former["backbone"]
 
 
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_method_goes_into_a_decoder_too(method: Path) -> None:
+    decoder = "python -m fedtt_lightning fit --config configs/llama/boolq_fedtt.yaml"
+    before, config = config_of(decoder), config_of(f"{decoder} --config {method}")
+    assert config["model"]["class_path"] == "fedtt_lightning.CausalLM"
+    assert config["data"] == before["data"]
+
+
+def test_texts_of_ones_own_take_nothing_from_the_stories() -> None:
+    text = (ROOT / "configs/llama/stories_fedtt.yaml").read_text()
+    (options,) = re.findall(r"^#  +(--data TextCorpus .*)$", text, re.MULTILINE)
+    folder = ROOT / "configs"  # any with texts will do
+    command = command_of(Path("configs/llama/stories_fedtt.yaml"))
+    data = config_of(f"{command} {options.replace('FOLDER', str(folder))}")["data"]
+    assert data["init_args"]["partition"] is None and data["init_args"]["clients"] is None
+
+
 FORMER = {
     "tensorized": True, "rank": 3, "init": "loretta", "down_modes": [8, 8, 16],
     "tt_classifier": True, "classifier_rank": 2, "target_modules": ["query"],
