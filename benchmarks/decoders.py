@@ -16,7 +16,7 @@ _RATES = ("3e-3", "1e-2", "3e-2")
 _FEDTT = (
     "--model.peft", "fedtt_lightning.TTAdapterConfig", "--model.peft.rank", "5",
     "--model.peft.bottleneck", "16",  # the model is 64 wide
-    # Five factors a train, of which FedTT+ has some to freeze; by itself so small a train has three.
+    # Five factors a train, of which FedTT+ has some to freeze: by itself it would have three.
     "--model.peft.down_modes", "[4, 4, 4, 4, 4]", "--model.peft.up_modes", "[4, 4, 4, 4, 4]",
 )  # fmt: skip
 _LORA = ("--model.peft", "peft.LoraConfig", "--model.peft.r", "8", "--model.peft.lora_alpha", "16")

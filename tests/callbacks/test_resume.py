@@ -155,3 +155,14 @@ def test_refuses_what_does_not_fit(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "plain.ckpt")
     with pytest.raises(ConfigError, match="not written by a federated run"):
         resume(tmp_path / "other", tmp_path / "plain.ckpt")
+
+
+def test_refuses_other_batches_inside_a_round(tmp_path: Path) -> None:
+    """Of which there are as many: what is left of the visit would be other examples."""
+    trainer, module, data, _ = make_run(tmp_path, max_steps=3)
+    data.inner.batch_size = 8
+    trainer.fit(module, datamodule=data)
+    trainer, module, data, _ = make_run(tmp_path)
+    data.inner.batch_size = 7
+    with pytest.raises(ConfigError, match=r"round with batches of 8 .* has batches of 7 .*: use"):
+        trainer.fit(module, datamodule=data, ckpt_path="last")

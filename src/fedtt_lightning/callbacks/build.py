@@ -52,6 +52,7 @@ def make_planner(
     data.federate(experiment)
     world_size = trainer.world_size
     limit = trainer.limit_train_batches
+    options = data.loader
     planner = RoundPlanner(
         experiment=experiment,
         sizes=data.clients.sizes,
@@ -64,6 +65,10 @@ def make_planner(
         min_clients=settings.min_clients,
         max_batches=limit if isinstance(limit, int) else None,
         partition=data.clients.digest(),
+        batching=(
+            f"batches of {options.batch_size * world_size} in all, group_by_length "
+            f"{options.group_by_length} and drop_last {options.drop_last}"
+        ),
         group_sizes=(1 if settings.cohort_batch == "auto" else settings.cohort_batch,),
     )
     rounds = trainer.max_epochs

@@ -24,6 +24,7 @@ def save_run(loop: FederatedLoop, loss: RoundLoss) -> dict[str, Any]:
         "loss": loss.state_dict(),
         "settings": _settings(loop),
         "clients": len(loop.planner.sizes),
+        "batching": loop.planner.batching,
         "grads": {
             name: tensor.grad.clone()
             for name, tensor in loop.tensors.items()
@@ -44,6 +45,12 @@ def load_run(state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss) -> Non
             raise ConfigError(
                 f"the checkpoint was trained with {theirs}, this run has {ours}: use the same {key}"
             )
+    theirs, ours = state.get("batching"), loop.planner.batching
+    if state["loop"]["is_open"] and theirs != ours:
+        raise ConfigError(
+            f"the checkpoint lies inside a round with {theirs}, this run has {ours}: use the same "
+            "data.batch_size, data.group_by_length and processes until that round has ended"
+        )
     loop.load_state_dict(state["loop"])
     loss.load_state_dict(state["loss"])
 

@@ -132,6 +132,7 @@ class RoundPlanner:
         min_clients: answers that a round needs to take place.
         max_batches: cap on a round's batches; later visits are cut.
         partition: a hash of which client holds what; a resumed run must have the same.
+        batching: how batches are drawn, in words; a run resumed inside a round must have the same.
         retired: the round (0-based) from which a client whose privacy budget ends is left out.
         privacy: what the run's privacy rests on, in words; a resumed run must have the same.
         group_sizes: how many visits train side by side in a round's groups; the last size repeats.
@@ -148,6 +149,7 @@ class RoundPlanner:
     min_clients: int = 1
     max_batches: int | None = None
     partition: str = ""
+    batching: str = ""
     retired: Mapping[int, int] = field(default_factory=dict)
     privacy: str = "none"
     group_sizes: tuple[int, ...] = (1,)
