@@ -59,7 +59,8 @@ def main() -> None:
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             if done.returncode:
                 failed.append(subject)
-                print(done.stderr.strip().splitlines()[-1], file=sys.stderr, flush=True)
+                reason = done.stderr.strip() or f"exit status {done.returncode}"
+                print(reason.splitlines()[-1], file=sys.stderr, flush=True)
                 continue
             rows += [Row(**row) for row in json.loads(file.read_text())["rows"]]
     report(rows, args.json)

@@ -81,7 +81,7 @@ def ratio(
 ) -> Row:
     """Compare the times of two cases turn by turn."""
     pairs = [a / b for a, b in zip(times[case], times[base], strict=True)]
-    low, middle, high = statistics.quantiles(pairs, n=4)
+    low, middle, high = statistics.quantiles(pairs if len(pairs) > 1 else 2 * pairs, n=4)
     ours, theirs = statistics.median(times[case]), statistics.median(times[base])
     detail = f"{1e3 * ours:.1f} / {1e3 * theirs:.1f} ms"
     return Row(what, against, middle, low, high, bar, detail=detail)
