@@ -17,6 +17,7 @@ from answer_rows import Row, answer_rows, padded, plain_loss, token_by_token
 from fedtt_lightning.adapters import TTAdapterConfig
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.modules import CausalLM
+from fedtt_lightning.modules.decoder_inputs import check_fits
 from quiet_trainer import quiet_trainer
 
 METHODS: dict[str, Any] = {
@@ -183,6 +184,27 @@ def test_what_does_not_fit_is_a_config_error(
 def test_rows_longer_than_the_positions_are_one_line(decoder: Callable[..., str]) -> None:
     with pytest.raises(ConfigError, match=r"41 tokens.*40 positions.*data\.max_length"):
         build(decoder("gpt2")).training_step(padded([(torch.full((41,), 5), 2)]), 0)
+
+
+@pytest.mark.parametrize(
+    ("max_length", "written", "named"),
+    [
+        (40, 0, None),
+        (41, 0, r"max_length 41 are more than the 40"),
+        (36, 4, None),
+        (36, 5, r"5 are"),
+    ],
+)
+def test_rows_too_long_are_found_before_training(
+    decoder: Callable[..., str], max_length: int, written: int, named: str | None
+) -> None:
+    model = build(decoder("gpt2")).model
+    check_fits(model, None, written)
+    if named is None:
+        check_fits(model, max_length, written)
+        return
+    with pytest.raises(ConfigError, match=named):
+        check_fits(model, max_length, written)
 
 
 def test_patterns_train_in_float32_within_a_half_precision_model(

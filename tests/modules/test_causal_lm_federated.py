@@ -18,7 +18,7 @@ from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
 from fedtt_lightning.adapters import TTAdapterConfig
 from fedtt_lightning.callbacks import LocalDP
 from fedtt_lightning.data import BySize
-from fedtt_lightning.errors import FedTTError
+from fedtt_lightning.errors import ConfigError, FedTTError
 from fedtt_lightning.modules import CausalLM
 from plain_federation import PlainFederation
 from plain_private import PlainPrivateFederation
@@ -142,6 +142,17 @@ def test_packed_rows_keep_clients_apart(decoder: Callable[..., str], tmp_path: P
     trainer = quiet_trainer(tmp_path, 1, [FederatedRounds(cohort_batch=3)])
     with pytest.raises(FedTTError, match=r"data\.packing.*federation\.cohort_batch 1"):
         trainer.fit(build(decoder("llama"))[0], datamodule=data)
+
+
+def test_data_too_long_are_refused_before_training(
+    decoder: Callable[..., str], tmp_path: Path
+) -> None:
+    data = federated()
+    data.max_length = 41  # type: ignore[attr-defined]
+    trainer = quiet_trainer(tmp_path, 1, [FederatedRounds()])
+    with pytest.raises(ConfigError, match=r"data\.max_length 41 are more than the 40 positions"):
+        trainer.fit(build(decoder("llama"))[0], datamodule=data)
+    assert trainer.global_step == 0
 
 
 def test_private_steps_equal_a_plain_loop(decoder: Callable[..., str], tmp_path: Path) -> None:

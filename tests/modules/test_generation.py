@@ -24,11 +24,13 @@ from quiet_trainer import quiet_trainer
 END = 2
 
 
-def with_tokenizer(folder: str) -> str:
+def with_tokenizer(folder: str, marks: tuple[str, ...] = ()) -> str:
     """Save a tokenizer of the words w0 … w59, of which w2 is the end, and none is for padding."""
     words = Tokenizer(WordLevel({f"w{i}": i for i in range(60)}, unk_token="w1"))
     words.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2").save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2")
+    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -106,6 +108,22 @@ def test_any_method_writes_in_half_precision(decoder: Callable[..., str], method
     module = build(folder, peft=method, dtype="bfloat16", generate_max_tokens=4)
     found = module.predict_step(prompts(), 0)["prediction"]
     assert len(found) == 5 and all(len(text.split()) <= 4 for text in found)
+
+
+def test_stops_at_what_ends_a_turn(decoder: Callable[..., str]) -> None:
+    """A chat's turn may end in a special token that nothing names as the end."""
+    folder = with_tokenizer(decoder("llama", eos_token_id=END))
+    (words,) = (text.split() for text in write(folder)[:1])
+    assert len(words) == 6
+    stopped = write(with_tokenizer(folder, marks=(words[3],)))[0].split()
+    assert stopped == words[: words.index(words[3])]
+
+
+def write(folder: str) -> list[str]:
+    written: list[str] = build(folder, generate_max_tokens=6).predict_step(prompts(), 0)[
+        "prediction"
+    ]
+    return written
 
 
 def test_what_cannot_be_written_is_one_line(decoder: Callable[..., str]) -> None:

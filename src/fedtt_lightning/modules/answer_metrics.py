@@ -25,17 +25,15 @@ def answer_metrics(task: str) -> nn.ModuleDict:
     SuperGLUE's (arXiv 1905.00537): `acc`; CommitmentBank also the mean F1 of its three classes,
     `f1`; MultiRC F1 over all answers, `f1a`, and the share of questions with every answer right,
     `em`; ReCoRD `em` and `f1`. SQuAD and DROP: `em` and `f1`. Language modelling and instructions:
-    `perplexity`, of all answer tokens, and instructions `em` and `f1` of what is generated.
+    `perplexity`, of all answer tokens.
     """
     key = task_key(task)
     if key == "multirc":
         return nn.ModuleDict({"f1a": BinaryF1Score(), "em": QuestionMatch()})
     if key in _TEXT:
         return nn.ModuleDict({"em": MeanMetric(), "f1": MeanMetric()})
-    if key == "text":
+    if key in ("text", "instructions"):
         return nn.ModuleDict({"perplexity": Perplexity()})
-    if key == "instructions":
-        return nn.ModuleDict({"perplexity": Perplexity(), "em": MeanMetric(), "f1": MeanMetric()})
     metrics = nn.ModuleDict({"acc": MeanMetric()})
     if key == "cb":
         metrics["f1"] = MulticlassF1Score(3, average="macro")

@@ -27,10 +27,11 @@ from fedtt_lightning.modules.answer_metrics import (
 )
 from fedtt_lightning.modules.answer_scores import gold_losses, score_table
 from fedtt_lightning.modules.backbone import load_causal_lm
-from fedtt_lightning.modules.decoder_inputs import decoder_inputs
+from fedtt_lightning.modules.decoder_inputs import check_fits, decoder_inputs
 from fedtt_lightning.modules.decoder_set_up import recompute_activations, train_in_float32
 from fedtt_lightning.modules.generation import generate_texts, load_text_tokenizer
 from fedtt_lightning.modules.methods import choose_trained, fused_adamw
+from fedtt_lightning.modules.metrics import task_key
 from fedtt_lightning.modules.slim_checkpoint import fingerprint, leave_out, put_back
 
 Batch = dict[str, Any]
@@ -134,6 +135,12 @@ class CausalLM(LightningModule):
         self._tokenizer: Any = None
         self.val_metrics = answer_metrics(task)
         self.test_metrics = answer_metrics(task)
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        writes = stage == "fit" and task_key(self.task) in ("squad", "drop")
+        written = self.generate_max_tokens if writes else 0
+        check_fits(self.model, getattr(data, "max_length", None), written)
 
     def forward(self, **batch: Any) -> Tensor:
         """Return the logits (R, T, V), those of `logits_to_keep` only if that is given."""

@@ -43,6 +43,23 @@ def decoder_inputs(batch: Mapping[str, Any], model: Any) -> dict[str, Tensor]:
     return inputs
 
 
+def check_fits(model: Any, max_length: int | None, written: int) -> None:
+    """Raise ConfigError, before training, if the data's longest rows are too long for the model.
+
+    Args:
+        max_length: of the data, in tokens; None if it has none.
+        written: tokens that may be generated after a row.
+    """
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is None or max_length is None or max_length + written <= longest:
+        return
+    more = f" and model.generate_max_tokens {written}" if written else ""
+    raise ConfigError(
+        f"data.max_length {max_length}{more} are more than the {longest} positions of "
+        "model.backbone: lower data.max_length"
+    )
+
+
 def packed_mask(segments: Tensor, dtype: torch.dtype, additive: bool) -> Tensor:
     """Return (R, 1, T, T): whether a position sees another, of its own example and not after it.
 

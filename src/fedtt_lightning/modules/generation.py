@@ -16,7 +16,7 @@ from fedtt_lightning.errors import ConfigError
 def generate_texts(
     model: Any, tokenizer: Any, batch: Mapping[str, Tensor], max_tokens: int
 ) -> list[str]:
-    """Return what follows each prompt, greedily chosen, up to an end token or `max_tokens`.
+    """Return what follows each prompt, greedily chosen, up to a special token or `max_tokens`.
 
     Args:
         batch: `input_ids` and `attention_mask` (B, T), padded on the left.
@@ -33,8 +33,10 @@ def generate_texts(
         )
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = list(ends) if isinstance(ends, list) else [ends]
-    # The tokenizer's too, in which training answers end: a model's files may name another.
-    ends = [end for end in dict.fromkeys([*ends, tokenizer.eos_token_id]) if end is not None]
+    # The tokenizer's too, in which training answers end: a model's files may name another. And any
+    # token that is no text: a chat's turn may end in one of its own.
+    marks = [mark for mark in tokenizer.all_special_ids if mark != tokenizer.unk_token_id]
+    ends = [end for end in dict.fromkeys([*ends, *marks]) if end is not None]
     pad = tokenizer.pad_token_id
     if pad is None and ends:
         pad = ends[0]
