@@ -11,6 +11,7 @@ checked that it computes what the fused adapter does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from encoders import BERT_BASE, SMALL, TOKENS, fedtt, floor, inputs, lora, loretta
@@ -22,17 +23,22 @@ BATCH = 8
 def measure(repeats: int) -> list[Row]:
     check()
     rows = []
-    base = {"floor": floor, "fedtt": fedtt, "lora": lora}
+    recompute = partial(fedtt, recompute_input=True)
+    base = {"floor": floor, "fedtt": fedtt, "lora": lora, "recompute": recompute}
     times = take_turns({name: step(build(BERT_BASE)) for name, build in base.items()}, repeats)
     what = f"training step, BERT-base shape, {BATCH}×{TOKENS}, FedTT r=5"
     rows.append(ratio(times, "fedtt", "floor", what, "frozen floor", 1.05))
     rows.append(ratio(times, "fedtt", "lora", what, "PEFT LoRA r=8", 1.0))
+    rows.append(ratio(times, "recompute", "fedtt", f"{what}, recompute_input", "without"))
     small = {**base, "loretta": loretta}
     times = take_turns({name: step(build(SMALL)) for name, build in small.items()}, 4 * repeats)
     what = f"training step, 4 layers × 256, {BATCH}×{TOKENS}, FedTT r=5"
     rows.append(ratio(times, "fedtt", "lora", what, "PEFT LoRA r=8", 0.95))
     rows.append(ratio(times, "fedtt", "loretta", what, "weights built from cores", 0.85))
     rows.append(ratio(times, "fedtt", "floor", what, "frozen floor"))
+    other = what.replace("FedTT r=5", "PEFT LoRA r=8")
+    rows.append(ratio(times, "lora", "floor", other, "frozen floor"))
+    rows.append(ratio(times, "recompute", "fedtt", f"{what}, recompute_input", "without"))
     return rows
 
 

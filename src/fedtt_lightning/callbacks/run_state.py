@@ -45,13 +45,13 @@ def load_run(state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss) -> Non
             raise ConfigError(
                 f"the checkpoint was trained with {theirs}, this run has {ours}: use the same {key}"
             )
+    loop.load_state_dict(state["loop"])
     theirs, ours = state.get("batching"), loop.planner.batching
-    if state["loop"]["is_open"] and theirs != ours:
+    if loop.is_open and theirs != ours:
         raise ConfigError(
             f"the checkpoint lies inside a round with {theirs}, this run has {ours}: use the same "
             "data.batch_size, data.group_by_length and processes until that round has ended"
         )
-    loop.load_state_dict(state["loop"])
     loss.load_state_dict(state["loss"])
 
 
