@@ -11,7 +11,8 @@ from answer_rows import Row, answer_rows, padded, token_by_token
 from fedtt_lightning.adapters import TTAdapterConfig
 from fedtt_lightning.modules import CausalLM
 from fedtt_lightning.modules.answer_loss import Likelihood
-from fedtt_lightning.modules.answer_scores import gold_losses, score_table
+from fedtt_lightning.modules.answer_scores import gold_losses, right_candidates, score_table
+from fedtt_lightning.modules.text_match import squad_match
 
 COUNTS = [2, 3, 2]
 
@@ -61,8 +62,24 @@ def test_longer_answers_are_divided_by_their_tokens_and_ties_go_to_the_first() -
     table = score_table(Likelihood(nll, tokens), owner, candidate, 2)
     assert table.tolist() == [[-1, -1, -1], [-2, -1, -torch.inf]]
     assert table.argmax(1).tolist() == [0, 1]
-    assert gold_losses(table, torch.tensor([2, 0])).tolist() == [1, 2]
-    assert gold_losses(table, torch.tensor([-1, 1])).tolist() == [1]
+    for label, losses in (([2, 0], [1, 2]), ([-1, 1], [1]), ([-1, -1], [])):
+        right = right_candidates({"label": torch.tensor(label)}, 3)
+        assert gold_losses(table, right).tolist() == losses
+
+
+def test_several_candidates_may_be_right_and_the_likeliest_of_them_counts() -> None:
+    batch = {
+        "label": torch.tensor([-1, -1, -1]),
+        "answers": [["Ann Lee", "Bob", "the Ann-Lee!"], ["Rome", "Oslo"], ["Rome"]],
+        "gold": [["annlee", "BOB"], ["The Oslo"], []],
+    }
+    right = right_candidates(batch, 3)
+    assert right.tolist() == [[False, True, True], [False, True, False], [False] * 3]
+    for row, texts, gold in zip(right.tolist(), batch["answers"], batch["gold"], strict=True):
+        exact = [bool(gold) and squad_match(text, gold)[0] == 1 for text in texts]
+        assert row[: len(texts)] == exact
+    table = torch.tensor([[-1.0, -3, -2], [-4, -5, -torch.inf], [-1, -torch.inf, -torch.inf]])
+    assert gold_losses(table, right).tolist() == [2, 5]
 
 
 def test_a_real_llama_scores_one_prefix_at_a_time(llama_dir) -> None:

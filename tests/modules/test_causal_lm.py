@@ -106,6 +106,30 @@ def test_loss_and_accuracy_of_candidates(decoder: Callable[..., str], tmp_path: 
     assert [len(scores) for scores in predicted["scores"]] == [2, 2, 2]
 
 
+def test_loss_and_metrics_of_several_right_candidates(
+    decoder: Callable[..., str], tmp_path: Path
+) -> None:
+    rows = answer_rows(5, seed=1)
+    batch = {
+        **padded(rows),
+        "owner": torch.tensor([0, 0, 0, 1, 1]),
+        "candidate": torch.tensor([0, 1, 2, 0, 1]),
+        "label": torch.tensor([-1, -1]),
+        "answers": [["Ann", "Bob", "Cy"], ["Oslo", "Rome"]],
+        "gold": [["Bob", "Cy"], ["Rome"]],
+    }
+    module = build(decoder("llama"), task="record").eval()
+    data = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+    (validated,) = trainer(tmp_path).validate(module, data, verbose=False)
+    a, b, c, d, e = (
+        sum(scores) / len(scores) for scores in (token_by_token(module.model, r) for r in rows)
+    )
+    right = [max(b, c) > a, e > d]
+    assert validated["val_loss"] == pytest.approx(-(max(b, c) + e) / 2)
+    assert validated["val_em"] == pytest.approx(sum(right) / 2)
+    assert module.score(batch).tolist() == [float(each) for each in right]
+
+
 def gradients(module: CausalLM, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     module.train().zero_grad()
     torch.manual_seed(3)

@@ -20,7 +20,8 @@ class ClientEvaluation(Callback):
     """Evaluates each client on its held-out examples after every n-th round and the last.
 
     The module's `score(batch) -> Tensor (B,)` says how good each example's prediction is, higher is
-    better; a client's score is its mean. Logged are `client/global_mean`, the mean over clients of
+    better; a client's score is its mean: of classes and of candidates the share of right choices.
+    Logged are `client/global_mean`, the mean over clients of
     the global adapter's scores, each client counting once, and `client/global_worst_decile`, the
     mean of the worst tenth of them (rounded up). With `Personalization` there are also
     `client/personal_mean` and `client/personal_worst_decile`, of the global adapter (at the
@@ -71,12 +72,14 @@ class ClientEvaluation(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        known = client_data(trainer).num_clients
+        data = client_data(trainer)
+        known = data.num_clients
         if self.clients is not None and self.clients > known:
             raise ConfigError(
                 f"ClientEvaluation's clients is {self.clients}, but there are {known}: lower it, "
                 "or leave it out to evaluate all"
             )
+        data.evaluation_examples()  # what cannot be evaluated is to be said before training
 
     def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         """Evaluate the global adapter, which is in the model now, and log the scores."""

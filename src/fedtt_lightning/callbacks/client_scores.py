@@ -36,10 +36,11 @@ def client_scores(
     assert held_out is not None
     places = np.arange(len(clients))[trainer.global_rank :: trainer.world_size]
     owners = np.repeat(places, held_out.sizes[clients[places]])
-    examples = np.concatenate([held_out[clients[place]] for place in places] or [owners])
+    numbers = np.concatenate([held_out[clients[place]] for place in places] or [owners])
     cuts = _cuts(owners, batch_size, mixed=personalization is None)
-    batches = [examples[cut] for cut in cuts]
-    loader = evaluation_loader(data.train_data, batches, data.loader, loop.planner.experiment)
+    batches = [numbers[cut] for cut in cuts]
+    examples, options = data.evaluation_examples()
+    loader = evaluation_loader(examples, batches, options, loop.planner.experiment)
     kinds = ("global",) if personalization is None else ("global", "personal")
     totals = torch.zeros(len(kinds), len(clients), dtype=torch.float64)
     own: dict[str, Tensor] = {}

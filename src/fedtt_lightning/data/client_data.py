@@ -54,8 +54,8 @@ class ClientDataModule(LightningDataModule):
     """A datamodule whose training data belong to clients.
 
     A subclass sets `train_data` (map-style: `len`, `[i]`) and `loader` in `setup("fit")`; the
-    FederatedRounds callback then calls `federate` and sets `plan`, and Lightning gets a
-    `RoundLoader` over the round's client visits; with local differential privacy `poisson` is set
+    FederatedRounds callback then calls `federate` and sets `plan` and `processes` (rank and number
+    of those that share each batch), and Lightning gets a `RoundLoader` over the round's visits; with local differential privacy `poisson` is set
     too, and draws their batches. Validation, test and predict loaders are ordinary and global.
 
     `clients=None` lets the partition tell how many there are (ByColumn, FlwrPartitioner);
@@ -69,6 +69,7 @@ class ClientDataModule(LightningDataModule):
     clients: Partition
     held_out: Partition | None = None
     label_names: list[str] | None = None
+    processes: tuple[int, int] = (0, 1)
 
     def __init__(
         self,
@@ -135,6 +136,13 @@ class ClientDataModule(LightningDataModule):
         self.clients = clients
         self._federated_with = (self.train_data, seed)
 
+    def evaluation_examples(self) -> tuple[Any, LoaderOptions]:
+        """Return the examples of `held_out`, by their numbers in `train_data`, to be evaluated on.
+
+        Those that clients train on, in the same batches, unless a subclass evaluates otherwise.
+        """
+        return self.train_data, self.loader
+
     def partition_table(self) -> str:
         """Return the table clients x labels as text, after `federate`.
 
@@ -159,13 +167,10 @@ class ClientDataModule(LightningDataModule):
             )
         from fedtt_lightning.data.round_loader import RoundLoader
 
-        rank = self.trainer.global_rank if self.trainer is not None else 0
-        world_size = self.trainer.world_size if self.trainer is not None else 1
         source = (self.train_data, self.clients, self.loader, self.poisson)
-        processes = (rank, world_size)
         if self._round_loader is not None:
             loader, made_from, made_for = self._round_loader
-            if all(map(is_, source, made_from)) and made_for == processes:
+            if all(map(is_, source, made_from)) and made_for == self.processes:
                 loader.plan = self.plan()
                 return loader
             loader.close()
@@ -174,11 +179,10 @@ class ClientDataModule(LightningDataModule):
             self.clients,
             self.plan(),
             self.loader,
-            rank,
-            world_size,
+            *self.processes,
             self.poisson,
         )
-        self._round_loader = (loader, source, processes)
+        self._round_loader = (loader, source, self.processes)
         return loader
 
     def close_loader(self) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from fedtt_lightning.data.partition import Partitioner
+import numpy as np
+
+from fedtt_lightning.data.client_data import LoaderOptions
+from fedtt_lightning.data.partition import Partition, Partitioner
 from fedtt_lightning.data.prompt_collate import PackAnswers, PadAnswers, PadForEvaluation
-from fedtt_lightning.data.prompt_rows import PromptEncoder
+from fedtt_lightning.data.prompt_rows import NumberedRows, PromptEncoder
 from fedtt_lightning.data.prompts import Prompt
 from fedtt_lightning.data.row_draws import draw_rows, take
 from fedtt_lightning.data.text_data import TextData
@@ -92,6 +96,8 @@ class PromptData(TextData):
             raise ConfigError(f"data.eval_limit is {eval_limit}; set it to at least 1, or to null")
         self.packing = packing
         self.eval_limit = eval_limit
+        self._choices: list[Prompt] = []  # of the training data
+        self._held_choices: tuple[Partition, NumberedRows] | None = None
 
     @abstractmethod
     def _read(self, split: str) -> list[Prompt]:
@@ -105,9 +111,27 @@ class PromptData(TextData):
             return None
         return [prompt.group for prompt in rows]
 
+    def evaluation_examples(self) -> tuple[Any, LoaderOptions]:
+        """Return clients' held-out examples, never packed, with their candidates if they have any.
+
+        Candidates are tokenized at the first call; ConfigError if two of one cannot be told apart.
+        """
+        options = replace(self.loader, collate_fn=self._collate(training=False))
+        if self.held_out is None or not self._choices:
+            return self.train_data, options
+        if self._held_choices is None or self._held_choices[0] is not self.held_out:
+            numbers = np.sort(np.concatenate(list(self.held_out))).tolist()
+            rows = self._prompts().candidate_rows([self._choices[number] for number in numbers])
+            self._held_choices = self.held_out, NumberedRows(rows, numbers)
+        return self._held_choices[1], options
+
+    def _prompts(self) -> PromptEncoder:
+        return PromptEncoder(self._encoder, self.max_length, self.token_cache, self.task)
+
     def _tokenize(self, rows: Any, training: bool) -> Any:
-        encoder = PromptEncoder(self._encoder, self.max_length, self.token_cache, self.task)
+        encoder = self._prompts()
         if training:
+            self._choices = rows if self.client_holdout and rows[0].candidates is not None else []
             return encoder.training_rows(rows)
         rows = self._limited(rows)
         if rows[0].candidates is not None:

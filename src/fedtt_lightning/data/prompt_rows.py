@@ -161,6 +161,20 @@ class CandidateRows:
         return len(texts) > 1 and len({answer[0] for answer in texts}) == 1
 
 
+class NumberedRows:
+    """Some rows of a dataset by the numbers that they have in the whole of it."""
+
+    def __init__(self, rows: Any, numbers: Sequence[int]) -> None:
+        self._rows = rows
+        self._places = {number: place for place, number in enumerate(numbers)}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Any:
+        return self._rows[self._places[number]]
+
+
 class QuestionRows:
     """Examples {"input_ids", "references"}, see `PadForEvaluation`."""
 

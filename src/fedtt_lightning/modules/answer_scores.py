@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from fedtt_lightning.modules.answer_loss import Likelihood
+from fedtt_lightning.modules.text_match import squad_words
 
 
 def score_table(likelihood: Likelihood, owner: Tensor, candidate: Tensor, examples: int) -> Tensor:
@@ -26,11 +31,29 @@ def score_table(likelihood: Likelihood, owner: Tensor, candidate: Tensor, exampl
     return table
 
 
-def gold_losses(table: Tensor, label: Tensor) -> Tensor:
+def right_candidates(batch: Mapping[str, Any], candidates: int) -> Tensor:
+    """Return which candidates of each example are right, bool (B, candidates); none if unknown.
+
+    That of `label`, int64 (B,), or those of the texts `answers` that equal one of the texts `gold`
+    but for what SQuAD does not count (ReCoRD: one entity may be written in several ways).
+    """
+    label: Tensor = batch["label"]
+    right = label.unsqueeze(1) == torch.arange(candidates, device=label.device)
+    if "gold" in batch:
+        for row, texts, gold in zip(right, batch["answers"], batch["gold"], strict=True):
+            wanted = {squad_words(text) for text in gold}
+            row[: len(texts)] = torch.tensor([squad_words(text) in wanted for text in texts])
+    return right
+
+
+def gold_losses(table: Tensor, right: Tensor) -> Tensor:
     """Return the mean negative log-likelihood of the right candidates, of examples that tell it.
 
+    Of several right ones, that of the likeliest.
+
     Args:
-        label: int64 (B,), the right candidate, -1 where unknown.
+        table: see `score_table`.
+        right: see `right_candidates`.
     """
-    known = label >= 0
-    return -table[known].gather(1, label[known].unsqueeze(1)).squeeze(1)
+    known = right.any(1)
+    return -table[known].masked_fill(~right[known], float("-inf")).amax(1)

@@ -25,7 +25,7 @@ from fedtt_lightning.modules.answer_metrics import (
     count_likelihood,
     count_texts,
 )
-from fedtt_lightning.modules.answer_scores import gold_losses, score_table
+from fedtt_lightning.modules.answer_scores import gold_losses, right_candidates, score_table
 from fedtt_lightning.modules.backbone import load_causal_lm
 from fedtt_lightning.modules.decoder_inputs import check_fits, decoder_inputs
 from fedtt_lightning.modules.decoder_set_up import recompute_activations, train_in_float32
@@ -55,8 +55,9 @@ class CausalLM(LightningModule):
     names. To generate: `input_ids`, `attention_mask` (B, T), padded on the left, and `references`,
     a list of B lists of text.
 
-    What is logged: `train_loss`; `val_loss` (of the right candidates where there are some) and the
-    task's metrics, see `answer_metrics`; the same for `test_`.
+    What is logged: `train_loss`; `val_loss` (of candidates, that of the right one, or of the
+    likeliest of several right ones) and the task's metrics, see `answer_metrics`; the same for
+    `test_`.
 
     Args:
         backbone: Causal language model on the hub, or folder with one.
@@ -203,7 +204,7 @@ class CausalLM(LightningModule):
     def score(self, batch: Batch) -> Tensor:
         """Return (B,), higher is better: the mean log-likelihood of each example's answer tokens.
 
-        With candidates 1 where the right one is chosen, else 0.
+        With candidates 1 where a right one is chosen, else 0.
 
         Raises:
             ConfigError: several examples lie in a row, so that their order is lost.
@@ -213,7 +214,9 @@ class CausalLM(LightningModule):
                 "ClientEvaluation needs to know whose example is whose: set data.packing to false"
             )
         if "owner" in batch:
-            return (self._scores(batch).argmax(1) == batch["label"]).float()
+            table = self._scores(batch)
+            right = right_candidates(batch, table.shape[1])
+            return right.gather(1, table.argmax(1, keepdim=True)).squeeze(1).float()
         return -self.likelihood(batch).mean()
 
     def configure_optimizers(self) -> Optimizer:
@@ -233,7 +236,7 @@ class CausalLM(LightningModule):
         elif "owner" in batch:
             table = self._scores(batch)
             updated = count_choices(metrics, table.argmax(1), batch)
-            losses = gold_losses(table, batch["label"])
+            losses = gold_losses(table, right_candidates(batch, table.shape[1]))
         else:
             likelihood = self.likelihood(batch)
             updated, losses = count_likelihood(metrics, likelihood), likelihood.mean()

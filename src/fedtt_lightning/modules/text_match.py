@@ -28,6 +28,12 @@ def squad_match(prediction: str, references: Sequence[str]) -> tuple[float, floa
     return float(found["exact_match"]) / 100, float(found["f1"]) / 100
 
 
+def squad_words(text: str) -> str:
+    """Return what SQuAD compares of an answer: two that are the same are an exact match."""
+    plain = text.lower().translate(_DROPPED)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+
+
 def drop_match(prediction: str, references: Sequence[str]) -> tuple[float, float]:
     """Return DROP's exact match and F1 (arXiv 1903.00161): the best over the right answers.
 
