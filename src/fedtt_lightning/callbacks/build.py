@@ -14,6 +14,7 @@ from fedtt_lightning.callbacks.parts import (
     client_data,
     freezing_schedule,
     private_names,
+    silo_of,
     trainable_parameters,
     with_hook,
 )
@@ -50,13 +51,14 @@ def make_planner(
     seed = settings.seed
     experiment = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
     data.federate(experiment)
-    world_size = trainer.world_size
+    silo = silo_of(trainer)
+    data.processes = (silo.rank, silo.size)
     limit = trainer.limit_train_batches
     options = data.loader
     planner = RoundPlanner(
         experiment=experiment,
         sizes=data.clients.sizes,
-        batches_per_epoch=lambda size: batches_per_epoch(size, data.loader, world_size),
+        batches_per_epoch=lambda size: batches_per_epoch(size, data.loader, silo.size),
         sampler=settings.sampler,
         local_epochs=settings.local_epochs,
         local_steps=settings.local_steps,
@@ -66,7 +68,7 @@ def make_planner(
         max_batches=limit if isinstance(limit, int) else None,
         partition=data.clients.digest(),
         batching=(
-            f"batches of {options.batch_size * world_size} in all, group_by_length "
+            f"batches of {options.batch_size * silo.size} in all, group_by_length "
             f"{options.group_by_length} and drop_last {options.drop_last}"
         ),
         group_sizes=(1 if settings.cohort_batch == "auto" else settings.cohort_batch,),

@@ -67,7 +67,7 @@ class FederatedCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         # ModelCheckpoint has saved nothing without validation in this round, or without a step.
-        plan = find_federation(trainer).loop.plan
+        plan = find_federation(trainer).loop.local
         saved = getattr(self, "_last_global_step_saved", None) == trainer.global_step
         if not saved or (plan is not None and plan.skipped):
             self._save_last(trainer)
@@ -85,10 +85,10 @@ class FederatedCheckpoint(ModelCheckpoint):
         batch_idx: int,
     ) -> None:
         loop = find_federation(trainer).loop
-        if not loop.is_open or loop.plan is None or loop.step:
+        if not loop.is_open or loop.local is None or loop.step:
             return
         # Visits side by side end together: save if one of them is an n-th.
-        before, done = (loop.plan.locate(loop.position - ago)[0] for ago in (1, 0))
+        before, done = (loop.local.locate(loop.position - ago)[0] for ago in (1, 0))
         n = self.every_n_visits
         if n and done // n > before // n:
             self._save_last(trainer)

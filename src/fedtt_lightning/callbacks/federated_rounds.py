@@ -15,10 +15,11 @@ from torch import Tensor
 from fedtt_lightning.callbacks.build import check_federation, make_loop, make_planner
 from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
 from fedtt_lightning.callbacks.checks import check_fit, check_writable
+from fedtt_lightning.callbacks.exchange import Exchange, VisitResult
 from fedtt_lightning.callbacks.lightning_private import mark_between_rounds
 from fedtt_lightning.callbacks.one_by_one import OneByOne
-from fedtt_lightning.callbacks.parts import call_hook, client_data, trainable_parameters
-from fedtt_lightning.callbacks.round_end import end_round, skip_round
+from fedtt_lightning.callbacks.parts import client_data
+from fedtt_lightning.callbacks.round_end import end_round, open_round, run_empty_epoch
 from fedtt_lightning.callbacks.round_loss import RoundLoss
 from fedtt_lightning.callbacks.run_state import (
     keep_weights_global,
@@ -127,6 +128,8 @@ class FederatedRounds(Callback):
         self.below_min_clients: Literal["skip", "fail"] = below_min_clients
         self.cohort_batch: int | Literal["auto"] = cohort_batch
         self.seed = seed
+        self.exchange: Exchange | None = None
+        self.results: list[VisitResult] = []
         self._planner: RoundPlanner | None = None
         self._loop: FederatedLoop | None = None
         self.channel = UploadChannel()
@@ -162,7 +165,7 @@ class FederatedRounds(Callback):
         self._planner = make_planner(self, trainer, pl_module)
         if not any(is_overridden(hook, pl_module) for hook in ("setup", "configure_model")):
             check_federation(self, self._planner, trainer, pl_module)  # or else in on_fit_start
-        client_data(trainer).plan = lambda: self._plan(trainer.current_epoch)
+        client_data(trainer).plan = lambda: self._plan(trainer)
         trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -189,23 +192,16 @@ class FederatedRounds(Callback):
         self.training.start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close a round that has too few clients at once: the loader gives it no batch."""
-        if not self.loop.is_open and self.loop.planner.plan(trainer.current_epoch).skipped:
-            skip_round(self, trainer, pl_module)
+        """Run a round at once in which nobody trains here: the loader gives it no batch."""
+        if not self.loop.is_open and not self._plan(trainer).visits:
+            run_empty_epoch(self, trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         loop = self.loop
         if not loop.is_open:
-            if trainable_parameters(pl_module).keys() != loop.tensors.keys():
-                raise FederationError(
-                    "requires_grad of parameters changed during fit, but only those that were "
-                    "trainable at its start are federated: freeze by rounds with FactorFreezing"
-                )
-            plan = loop.open_round(trainer.current_epoch)
-            self.loss = RoundLoss()
-            call_hook(trainer, "on_round_start", pl_module, plan)
+            open_round(self, trainer, pl_module)
         if loop.position != batch_idx or loop.round != trainer.current_epoch:
             raise FederationError(
                 f"the federation is at batch {loop.position} of round {loop.round}, but the "
@@ -223,7 +219,7 @@ class FederatedRounds(Callback):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else None
         self.training.end_batch(trainer, pl_module, loss)
-        if (plan := self.loop.plan) is not None and self.loop.position == plan.num_batches:
+        if (plan := self.loop.local) is not None and self.loop.position == plan.num_batches:
             end_round(self, trainer, pl_module)
             self._planner = self.training.end_round()
 
@@ -281,14 +277,18 @@ class FederatedRounds(Callback):
         number = torch.tensor(value, dtype=torch.float64)
         module.log(name, number, on_step=False, on_epoch=True, batch_size=1)
 
-    def _plan(self, round: int) -> RoundPlan:
-        """Return the plan of a round with the batches that are left of it."""
+    def _plan(self, trainer: Trainer) -> RoundPlan:
+        """Return what trains here in the coming round, with the batches that are left of it."""
         assert self._planner is not None
+        round = trainer.current_epoch
+        plan = self._planner.plan(round)
+        if self.exchange is not None and not plan.skipped:
+            plan = self.exchange.share(trainer, plan)[1]
         state = (self._saved or {}).get("loop", {"round": -1, "position": 0})
         if self._loop is not None:
             state = {"round": self._loop.round, "position": self._loop.position}
         start = state["position"] if state["round"] == round else 0
-        return replace(self._planner.plan(round), start=start)
+        return replace(plan, start=start)
 
 
 def find_federation(trainer: Trainer) -> FederatedRounds:

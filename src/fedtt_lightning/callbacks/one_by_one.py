@@ -12,7 +12,7 @@ from fedtt_lightning.callbacks.lightning_private import (
     restore_optimizer_steps,
 )
 from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
-from fedtt_lightning.callbacks.parts import call_hook
+from fedtt_lightning.callbacks.parts import call_hook, silo_of
 from fedtt_lightning.callbacks.round_end import end_visit
 from fedtt_lightning.federation import RoundPlanner, seed_all
 
@@ -28,6 +28,7 @@ class OneByOne:
     ) -> None:
         self._federation = federation
         self._reset = OptimizerReset(trainer)
+        self._rank = silo_of(trainer).rank
         choose_optimizer_steps(trainer, lambda batch: self._steps_after(trainer, batch))
 
     def begin_batch(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
@@ -38,7 +39,7 @@ class OneByOne:
             loop.open_visit()
             self._reset.apply()
             call_hook(trainer, "on_client_start", module, visit, False)
-        seed_all(visit.seed_at(step, f"step {trainer.global_rank}"))
+        seed_all(visit.seed_at(step, f"step {self._rank}"))
 
     def end_batch(self, trainer: Trainer, module: LightningModule, loss: Any) -> None:
         """Count the batch, and take the client's update after its last one."""
@@ -75,6 +76,6 @@ class OneByOne:
 
     def _steps_after(self, trainer: Trainer, batch: int) -> bool:
         loop = self._federation.loop
-        plan = loop.plan if loop.plan is not None else loop.planner.plan(trainer.current_epoch)
+        plan = loop.local if loop.local is not None else loop.planner.plan(trainer.current_epoch)
         _, visit, step = plan.locate(batch)
         return visit.steps_optimizer(step, trainer.accumulate_grad_batches)

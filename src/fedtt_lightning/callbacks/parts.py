@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,6 +11,29 @@ from torch.nn import Parameter
 
 from fedtt_lightning.data.client_data import ClientDataModule
 from fedtt_lightning.federation import FreezingSchedule, TrainAll
+
+
+@dataclass(frozen=True)
+class Silo:
+    """The processes that train a visit together, as data parallelism does, and this one of them.
+
+    Attributes:
+        index, count: which of the run's silos this is.
+        rank, size: which of the silo's processes this is.
+        group: the silo's torch.distributed group, None for all processes.
+    """
+
+    index: int
+    count: int
+    rank: int
+    size: int
+    group: Any = None
+
+
+def silo_of(trainer: Trainer) -> Silo:
+    """Return this process's silo: all processes together, unless the strategy says otherwise."""
+    silo = getattr(trainer.strategy, "silo", None)
+    return silo if isinstance(silo, Silo) else Silo(0, 1, trainer.global_rank, trainer.world_size)
 
 
 def with_hook(trainer: Trainer, hook: str) -> list[Any]:

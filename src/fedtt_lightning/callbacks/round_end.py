@@ -1,30 +1,71 @@
-"""What happens when a client's visit ends, when a round does, and when it does not take place."""
+"""The end of a visit and of a round, also of one in which nobody trains here."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from fedtt_lightning.callbacks.exchange import VisitResult
 from fedtt_lightning.callbacks.lightning_private import validate_empty_epoch
-from fedtt_lightning.callbacks.parts import call_hook, with_hook
+from fedtt_lightning.callbacks.parts import call_hook, trainable_parameters, with_hook
 from fedtt_lightning.callbacks.round_loss import RoundLoss
-from fedtt_lightning.federation import Visit
+from fedtt_lightning.errors import FederationError
+from fedtt_lightning.federation import AdapterState, RoundPlan, Visit
 
 if TYPE_CHECKING:
     from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
 
 
+def open_round(federation: FederatedRounds, trainer: Trainer, module: LightningModule) -> RoundPlan:
+    """Open the round of the trainer's epoch and return its plan.
+
+    Raises:
+        FederationError: other parameters are trainable than at the start.
+    """
+    loop = federation.loop
+    if trainable_parameters(module).keys() != loop.tensors.keys():
+        raise FederationError(
+            "requires_grad of parameters changed during fit, but only those that were "
+            "trainable at its start are federated: freeze by rounds with FactorFreezing"
+        )
+    plan = loop.open_round(trainer.current_epoch)
+    if federation.exchange is not None and not plan.skipped:
+        plan, loop.local = federation.exchange.share(trainer, plan)
+        loop.plan = plan
+    federation.loss = RoundLoss()
+    call_hook(trainer, "on_round_start", module, plan)
+    return plan
+
+
 def end_visit(
     federation: FederatedRounds, trainer: Trainer, module: LightningModule, visit: Visit
 ) -> None:
-    """Take the client's update, let callbacks change it, send it, and count what arrives."""
+    """Take the client's update, and count it unless it has to wait for those from elsewhere."""
     call_hook(trainer, "on_client_trained", module, visit)
-    update = federation.loop.close_visit()
+    loop = federation.loop
+    update = loop.close_visit()
+    if federation.exchange is None:
+        _settle(federation, trainer, module, visit, update)
+        return
+    loss = federation.loss.take_visit()
+    federation.results.append(VisitResult(visit, update, loss, loop.private_state))
+
+
+def _settle(
+    federation: FederatedRounds,
+    trainer: Trainer,
+    module: LightningModule,
+    visit: Visit,
+    update: AdapterState,
+) -> None:
+    """Let callbacks change an update, send it, and count what arrives."""
     for callback in with_hook(trainer, "on_client_update"):
         update = callback.on_client_update(trainer, module, visit, update) or update
-    update = federation.channel.send(trainer, federation.loop, visit, update)
+    if federation.exchange is None or not federation.exchange.received:
+        update = federation.channel.send(trainer, federation.loop, visit, update)
     if federation.loop.accept(visit, update):
         federation.loss.end_visit(visit.num_examples)
     else:
@@ -37,24 +78,41 @@ def end_visit(
 
 
 def end_round(federation: FederatedRounds, trainer: Trainer, module: LightningModule) -> None:
-    """Aggregate what was counted and log the round."""
-    loop = federation.loop
+    """Aggregate what was counted, after all results have come together, and log the round."""
+    loop, exchange = federation.loop, federation.exchange
+    if exchange is not None:
+        results, federation.results = federation.results, []
+        for result in exchange.gather(trainer, module, results):
+            loop.start, loop.private_state = loop.adapter_for(result.visit.client), result.private
+            if result.loss is not None:
+                device = trainer.strategy.root_device
+                federation.loss.add_batch(torch.tensor(result.loss, device=device).double())
+            _settle(federation, trainer, module, result.visit, result.update)
     old, count = loop.adapter.clone(), loop.aggregation.count
-    if (new := loop.close_round()) is not None:
+    if exchange is not None and not exchange.aggregates:
+        loop.is_open = False
+        loop.aggregation.reset()
+    elif (new := loop.close_round()) is not None:
         call_hook(trainer, "on_aggregate", module, old, new)
-    log_round_end(federation, trainer, module, 0 if new is None else count)
+    else:
+        count = 0
+    log_round_end(federation, trainer, module, count)
 
 
-def skip_round(federation: FederatedRounds, trainer: Trainer, module: LightningModule) -> None:
-    """Open and close a round that has too few clients, all in its epoch's first hook."""
-    loop, round = federation.loop, trainer.current_epoch
-    if loop.round != round:  # else the run goes on from a checkpoint written in this very hook
-        federation.loss = RoundLoss()
-        call_hook(trainer, "on_round_start", module, loop.open_round(round))
-        old = loop.adapter.clone()
-        if (new := loop.close_empty()) is not None:
-            call_hook(trainer, "on_aggregate", module, old, new)
-        log_round_end(federation, trainer, module, 0)
+def run_empty_epoch(federation: FederatedRounds, trainer: Trainer, module: LightningModule) -> None:
+    """Run a round in which nobody trains here, all in its epoch's first hook.
+
+    It has too few clients to take place, or all of them train elsewhere.
+    """
+    loop = federation.loop
+    if loop.round != trainer.current_epoch:  # else a checkpoint was written in this very hook
+        if open_round(federation, trainer, module).skipped:
+            old = loop.adapter.clone()
+            if (new := loop.close_empty()) is not None:
+                call_hook(trainer, "on_aggregate", module, old, new)
+            log_round_end(federation, trainer, module, 0)
+        else:
+            end_round(federation, trainer, module)
     validate_empty_epoch(trainer)
 
 

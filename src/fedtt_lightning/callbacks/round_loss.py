@@ -42,6 +42,12 @@ class RoundLoss:
             self._weights.append(self._weight)
         self._visit, self._batches, self._open, self._weight = 0.0, 0, 1, 0
 
+    def take_visit(self) -> float | None:
+        """Return the open visit's mean loss and forget it; None if no step gave one."""
+        mean = float(self._visit / self._batches) if self._batches else None
+        self._visit, self._batches = 0.0, 0
+        return mean
+
     def clients(self) -> Tensor | None:
         """Return each counted visit's mean loss (visits,), float64.
 

@@ -102,8 +102,8 @@ class SideBySide:
         loop.advance()
         if loop.position < self._visits[0].first_batch + self._visits[0].num_batches:
             return
-        assert loop.plan is not None
-        for visit in loop.plan.group(loop.position - 1):
+        assert loop.local is not None
+        for visit in loop.local.group(loop.position - 1):
             self._stacks.write(self._visits.index(visit), loop.tensors)
             end_visit(federation, trainer, module, visit)
 
@@ -162,8 +162,8 @@ class SideBySide:
 
     def _open(self, trainer: Trainer, module: LightningModule, resumed: bool) -> None:
         loop = self._federation.loop
-        assert loop.plan is not None
-        group = loop.plan.group(loop.position)
+        assert loop.local is not None
+        group = loop.local.group(loop.position)
         self._visits = in_step(group, 0)
         self._active = in_step(group, max(loop.step - 1, 0))  # where it was left
         self._names = tuple(name for name in loop.tensors if name in loop.trained)

@@ -55,8 +55,9 @@ class ClientDataModule(LightningDataModule):
 
     A subclass sets `train_data` (map-style: `len`, `[i]`) and `loader` in `setup("fit")`; the
     FederatedRounds callback then calls `federate` and sets `plan` and `processes` (rank and number
-    of those that share each batch), and Lightning gets a `RoundLoader` over the round's visits; with local differential privacy `poisson` is set
-    too, and draws their batches. Validation, test and predict loaders are ordinary and global.
+    of those that share each batch), and Lightning gets a `RoundLoader` over the round's visits;
+    with local differential privacy `poisson` is set too, and draws them. Loaders for validation,
+    test and predict are ordinary and global.
 
     `clients=None` lets the partition tell how many there are (ByColumn, FlwrPartitioner);
     `partition=None` is `IID()`. `client_holdout`, from 0 to below 1, is the share of each client's

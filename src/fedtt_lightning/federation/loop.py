@@ -51,6 +51,7 @@ class FederatedLoop:
         start: what the open visit began from.
         private_state: the private tensors at the end of the visit that was closed last.
         counted: the update that was accepted last, None if the last one was left out.
+        local: of `plan`, the open or last closed round, what trains here: all, unless told.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class FederatedLoop:
         self.private_state: AdapterState | None = None
         self.counted: AdapterState | None = None
         self.plan: RoundPlan | None = None
+        self.local: RoundPlan | None = None
         self.is_open = False
         self.position = 0
         self.rejected: list[int] = []
@@ -95,21 +97,21 @@ class FederatedLoop:
     @property
     def visit(self) -> Visit:
         """The visit of the next batch to train."""
-        assert self.plan is not None
-        return self.plan.locate(self.position)[1]
+        assert self.local is not None
+        return self.local.locate(self.position)[1]
 
     @property
     def step(self) -> int:
         """Batches of the current visit that are done."""
-        assert self.plan is not None
-        return self.plan.locate(self.position)[2]
+        assert self.local is not None
+        return self.local.locate(self.position)[2]
 
     @property
     def inside_visit(self) -> bool:
         """Whether the tensors hold a client's weights: a visit was begun and is not over."""
-        if self.plan is None or not self.is_open:
+        if self.local is None or not self.is_open:
             return False
-        return self.position < self.plan.num_batches and self.step > 0
+        return self.position < self.local.num_batches and self.step > 0
 
     @property
     def skipped(self) -> bool:
@@ -135,7 +137,7 @@ class FederatedLoop:
         Raises:
             FederationError: the round has too few clients, and that is not to be skipped.
         """
-        self.plan = self.planner.plan(round)
+        self.plan = self.local = self.planner.plan(round)
         self.is_open, self.position = not self.plan.skipped, 0
         self.rejected = []
         self.trained = self.schedule.trained(self.schema.names, round, self.planner.experiment)
@@ -175,8 +177,7 @@ class FederatedLoop:
     def park(self) -> None:
         """Put the global adapter into the tensors and the client's weights, if any, aside.
 
-        For a run that stops inside a round: the model must never be left with one client's
-        weights, and `state_dict` must still tell how to go on with them.
+        For a run that stops inside a round: `state_dict` still tells how to go on with them.
         """
         if not self.is_open:
             return
@@ -187,8 +188,7 @@ class FederatedLoop:
     def close_visit(self) -> AdapterState:
         """Return the visit's update (new minus start, float64) and put the global adapter back.
 
-        Raises:
-            FederationError: a tensor that was frozen in this round has moved.
+        Raises FederationError if a tensor that was frozen in this round has moved.
         """
         check_frozen(self.start, self.tensors, self.trained, self.round)
         if self.private:
@@ -283,7 +283,7 @@ class FederatedLoop:
         state = to_device(state, device)
         self.schedule.load_state_dict(state["schedule"])
         round = state["round"]
-        self.plan = None if round < 0 else self.planner.plan(round)
+        self.plan = self.local = None if round < 0 else self.planner.plan(round)
         check_visits(state, self.plan)
         self.is_open, self.position = state["is_open"], state["position"]
         if self.is_open:
