@@ -93,6 +93,14 @@ def test_the_chat_template_of_the_tokenizer(template):
     assert rows[0]["input_ids"].tolist() == tokens(question, add_special_tokens=False)["input_ids"]
 
 
+def test_a_template_with_a_date_writes_the_same_on_any_day():
+    """As LLaMA 3's does."""
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+    dated += "{% endif %}Today is {{ date_string }}.\n"
+    text, _ = write_conversation(tokenizer(dated + CHATML), Conversation(CHAT))
+    assert text.startswith("Today is 26 Jul 2024.\n<|system|>")
+
+
 @pytest.mark.parametrize("template", [None, CHATML, THINKING])
 @pytest.mark.parametrize("reply", ["s", "end", "nk", "</s", "|"])
 def test_a_reply_that_stands_in_what_surrounds_it_is_learned_with_its_end(template, reply):

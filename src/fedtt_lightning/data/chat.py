@@ -12,6 +12,8 @@ from fedtt_lightning.errors import ConfigError
 Message = dict[str, str]
 Span = tuple[int, int]
 ROLES = ("system", "user", "assistant")
+DATE = "26 Jul 2024"
+"""The date that LLaMA 3's template writes, which would else be the day of tokenizing."""
 _MARK = "\ufdd0"  # no character, so that no template writes it
 
 
@@ -60,10 +62,11 @@ def check_messages(messages: Any, where: str) -> tuple[Message, ...]:
 def write_conversation(tokenizer: Any, conversation: Conversation) -> tuple[str, list[Span]]:
     """Return a conversation as text, and where in it the assistant's turns begin and end.
 
-    Written as the tokenizer's chat template does. Where it has none: the system's message and a
-    blank line; for the user's "### Instruction:" on a line of its own, the message, a blank line
-    and "### Response:"; the assistant's message and the end token. What ends a turn belongs to
-    it. Raises ConfigError if the template refuses the messages or hides where turns begin.
+    Written as the tokenizer's chat template does, with `DATE` as its `date_string` if it asks for
+    one. Where it has none: the system's message and a blank line; for the user's "### Instruction:"
+    on a line of its own, the message, a blank line and "### Response:"; the assistant's message
+    and the end token. What ends a turn belongs to it. Raises ConfigError if the template refuses
+    the messages or hides where turns begin.
     """
     messages, where = conversation.messages, conversation.where
     text = _write(tokenizer, messages, where)
@@ -124,7 +127,7 @@ def _write(tokenizer: Any, messages: Sequence[Message], where: str, reply: bool 
 
     try:
         text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=reply
+            list(messages), tokenize=False, add_generation_prompt=reply, date_string=DATE
         )
     except TemplateError as error:
         reason = " ".join(str(error).split())

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from fedtt_lightning.data.chat import Conversation, shorten, write_conversation, write_question
+from fedtt_lightning.data.chat import (
+    DATE,
+    Conversation,
+    shorten,
+    write_conversation,
+    write_question,
+)
 from fedtt_lightning.data.prompt_rows import QuestionRows
 from fedtt_lightning.data.prompts import IGNORED, Prompt, to_lists
 from fedtt_lightning.data.token_cache import cache_key, cached_tokens
@@ -80,7 +86,7 @@ class ChatEncoder:
 
         if self.keep:
             content = {
-                "form": [form, str(self.tokenizer.chat_template)],
+                "form": [form, str(self.tokenizer.chat_template), DATE],
                 "messages": [str(c.messages) for c in conversations],
                 "input": [c.input for c in conversations],
             }
