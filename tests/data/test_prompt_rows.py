@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
+from tokenizers.normalizers import Lowercase
 
 from byte_tokenizer import byte_tokenizer
 from fedtt_lightning.data import Prompt
@@ -116,18 +117,47 @@ def test_candidates_that_no_score_tells_apart_are_refused(tokenizer):
     same = choice(" yes", " no", " yes", where="val.jsonl:3")
     with pytest.raises(ConfigError, match=r"val\.jsonl:3: the candidates 'yes' and 'yes' have the"):
         encoder(tokenizer).candidate_rows([choice(" no", " yes"), same])
+    unknown = Prompt("", "Who?", (), (" yes", " yes"), 0)
+    with pytest.raises(ConfigError, match="no score can tell them apart"):
+        encoder(tokenizer).candidate_rows([unknown])
     with pytest.raises(ConfigError, match=r"Question: why\?'?: there are no candidates to"):
         encoder(tokenizer).candidate_rows([Prompt("", "Question: why?", (), ())])
 
 
+def test_entities_with_the_same_tokens_count_as_one(tokenizer):
+    prompts = [
+        Prompt("", "Who?", (" why",), (" no", " yes", " no", " why", " no")),
+        Prompt("", "Who?", (), (" yes", " no")),
+    ]
+    for keep in (False, True):
+        rows = encoder(tokenizer, keep=keep).candidate_rows(prompts)
+        assert rows[0]["answers"] == ["no", "yes", "why"] and rows[0]["gold"] == ["why"]
+        assert [tokenizer.decode(row["input_ids"]) for row in rows[0]["candidates"]] == [
+            f"<s>Who?{answer}" for answer in (" no", " yes", " why")
+        ]
+        assert rows[1]["answers"] == ["yes", "no"] and len(rows[1]["candidates"]) == 2
+
+
+def test_entities_that_differ_in_text_alone_count_as_the_first(tokenizer):
+    lower = byte_tokenizer()
+    lower.backend_tokenizer.normalizer = Lowercase()
+    (row,) = encoder(lower).candidate_rows([Prompt("", "Who?", (" Yes",), (" yes", " Yes", " no"))])
+    assert row["answers"] == ["yes", "no"] and row["gold"] == ["Yes"]
+
+
 def test_a_prefix_is_told_apart_and_a_shared_first_token_warned_of_once(tokenizer):
     alike = [choice(" no", " nono"), choice(" yes", " yesyes")]
-    with pytest.warns(UserWarning, match="candidates of every example begin with the same") as seen:
+    with pytest.warns(
+        UserWarning, match="candidates of every example share a first token; whole"
+    ) as seen:
         rows = encoder(tokenizer).candidate_rows(alike)
     assert len(seen) == 1 and len(rows) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder(tokenizer).candidate_rows([*alike, choice(" yes", " no")])
+    some = [choice(" no", " yes", " nono")]
+    with pytest.warns(UserWarning, match="share a first token"):
+        encoder(tokenizer).candidate_rows(some)
 
 
 def test_what_cannot_be_trained_on_is_refused(tokenizer):

@@ -54,7 +54,7 @@ class PromptEncoder:
         return _rows(prompts, self._encode(prompts, answers, end=prompts[0].candidates is None))
 
     def candidate_rows(self, prompts: Sequence[Prompt]) -> CandidateRows:
-        """Return each prompt with all its candidates, or raise ConfigError if two are the same."""
+        """Return each prompt with all its candidates, or raise ConfigError if it has none."""
         for prompt in prompts:
             if not prompt.candidates:
                 raise ConfigError(f"{prompt.name}: there are no candidates to choose from")
@@ -108,8 +108,10 @@ class PromptEncoder:
 class CandidateRows:
     """Examples with a tokenized sequence for each candidate, see `PadForEvaluation`.
 
-    Raises ConfigError if two candidates of an example have the same tokens, since no score could
-    tell them apart; warns if the first token never tells them apart.
+    Candidates of an example that have the same tokens count as one, the first of them, as ReCoRD
+    may write an entity in two ways. Where the right one is known by its number, no score could tell
+    which is meant: ConfigError. Candidates may begin with the same token, since whole answers are
+    scored; a warning says so if in every example some do.
     """
 
     def __init__(self, prompts: Sequence[Prompt], tokens: dict[str, Lists], task: str) -> None:
@@ -120,22 +122,23 @@ class CandidateRows:
         self._sequences = _rows(owners, tokens)
         self._bounds = np.cumsum([0, *counts])
         self._prompts = prompts
-        alike = sum(self._begin_alike(index) for index in range(len(prompts)))
-        if alike == len(prompts):
+        answers = [self._answers(index) for index in range(len(prompts))]
+        self._kept = [list(places.values()) for places in answers]
+        if all(len({answer[0] for answer in places}) < len(places) for places in answers):
             rank_zero_warn(
-                f"{task}: the candidates of every example begin with the same token; they are told "
-                "apart by their later tokens alone"
+                f"{task}: candidates of every example share a first token; whole answers are "
+                "scored, so that their later tokens tell them apart"
             )
 
     def __len__(self) -> int:
         return len(self._prompts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        prompt = self._prompts[index]
-        rows = range(self._bounds[index], self._bounds[index + 1])
+        prompt, kept = self._prompts[index], self._kept[index]
+        texts = prompt.candidates or ()
         example: dict[str, Any] = {
-            "candidates": [self._sequences[row] for row in rows],
-            "answers": [text.strip() for text in prompt.candidates or ()],
+            "candidates": [self._sequences[self._bounds[index] + place] for place in kept],
+            "answers": [texts[place].strip() for place in kept],
             "label": -1 if prompt.label is None else prompt.label,
         }
         if prompt.group is not None:
@@ -144,21 +147,22 @@ class CandidateRows:
             example["gold"] = [text.strip() for text in prompt.answers]
         return example
 
-    def _begin_alike(self, index: int) -> bool:
-        """Tell whether all candidates begin with the same token; ConfigError if two are equal."""
-        texts: dict[tuple[int, ...], str] = {}
-        example = self[index]
-        for row, text in zip(example["candidates"], example["answers"], strict=True):
-            labels = row["labels"]
+    def _answers(self, index: int) -> dict[tuple[int, ...], int]:
+        """Return the different answers as tokens, and the first candidate that has each."""
+        prompt = self._prompts[index]
+        texts = prompt.candidates or ()
+        places: dict[tuple[int, ...], int] = {}
+        for place, text in enumerate(texts):
+            labels = self._sequences[self._bounds[index] + place]["labels"]
             answer = tuple(labels[labels >= 0].tolist())
-            if answer in texts:
+            first = places.setdefault(answer, place)
+            if first != place and prompt.label is not None:
                 raise ConfigError(
-                    f"{self._prompts[index].name}: the candidates {texts[answer]!r} and {text!r} "
+                    f"{prompt.name}: the candidates {texts[first].strip()!r} and {text.strip()!r} "
                     "have the same tokens, so no score can tell them apart; use another tokenizer, "
                     "or leave one of them out"
                 )
-            texts[answer] = text
-        return len(texts) > 1 and len({answer[0] for answer in texts}) == 1
+        return places
 
 
 class NumberedRows:
