@@ -166,6 +166,17 @@ def test_classification_for_encoders(folder):
     assert made.labels().tolist() == [int(index % 3 > 0) for index in range(30)]
 
 
+def test_pairs_of_multirc_tell_their_questions_and_keep_them_whole(folder):
+    made = data(folder, "multirc", "encoder", as_prompts=False, holdout=9, eval_limit=7)
+    set_up(made)
+    (batch,) = made.val_dataloader()
+    groups = batch["group"]
+    assert len(groups) == len(batch["labels"]) == 6
+    assert all(groups.count(group) == 2 for group in groups)
+    assert len(made.train_data) == 120 - 8
+    assert "group" not in made.loader.collate_fn([made.train_data[0]])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

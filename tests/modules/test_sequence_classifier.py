@@ -135,6 +135,20 @@ def test_regression_learns_scores(bert: str, batch: dict[str, Tensor]) -> None:
     assert validated["val_loss"] == pytest.approx(float(error), rel=1e-4)
 
 
+def test_multirc_is_judged_by_whole_questions(bert: str, batch: dict[str, Tensor]) -> None:
+    module = build(bert, task="multirc")
+    (prediction,) = trainer().predict(module, loader(batch, 6)) or []
+    right = torch.tensor([True, True, False, True, False, True])
+    labels = torch.where(right, prediction["prediction"], 1 - prediction["prediction"])
+    rows = {**batch, "labels": labels, "group": ["a", "b", "b", "c", "d", "a"]}
+    found = DataLoader([rows], batch_size=None)  # type: ignore[arg-type]
+    (validated,) = trainer().validate(module, found, verbose=False)
+    assert set(validated) == {"val_loss", "val_acc", "val_f1a", "val_em"}
+    assert validated["val_em"] == 0.5 and validated["val_acc"] == pytest.approx(4 / 6)
+    assert module.score(rows).tolist() == right.float().tolist()
+    assert trainer().predict(module, found) is not None
+
+
 def test_same_seed_same_start_and_the_config_is_left_alone(bert: str) -> None:
     config = peft.LoraConfig(r=4, target_modules=["query"])
     before = deepcopy(config)

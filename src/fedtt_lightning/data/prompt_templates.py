@@ -38,14 +38,13 @@ def copa(row: Row) -> Prompt:
 def multirc(row: Row) -> Prompt:
     """Each answer of a question is judged by itself; `group` is the question."""
     question = f"Question: {row['question']}\nAnswer: {row['answer']}\nIs the answer correct?"
-    idx = row["idx"]
     return _choose(
         row,
         f"{plain_paragraph(row['paragraph'])}\n",
         question,
         NO_YES,
-        group=f"{idx['paragraph']}/{idx['question']}",
-        columns={"paragraph": idx["paragraph"]},
+        group=question_of(row),
+        columns={"paragraph": row["idx"]["paragraph"]},
     )
 
 
@@ -142,6 +141,11 @@ def plain_paragraph(text: str) -> str:
     """Return MultiRC's paragraph without the HTML that numbers its sentences."""
     text = re.sub(r"<b>Sent \d+: </b>", "", text)
     return re.sub(r"</?b>", "", text.replace("<br>", " ")).strip()
+
+
+def question_of(row: Row) -> str:
+    """Return the name of the question that an answer of MultiRC belongs to."""
+    return f"{row['idx']['paragraph']}/{row['idx']['question']}"
 
 
 def plain_highlights(text: str) -> str:

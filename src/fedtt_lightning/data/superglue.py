@@ -9,10 +9,10 @@ from typing import Any
 from fedtt_lightning.data import glue_files
 from fedtt_lightning.data.partition import Partitioner
 from fedtt_lightning.data.prompt_data import PromptData
-from fedtt_lightning.data.prompt_templates import TEMPLATES
+from fedtt_lightning.data.prompt_templates import TEMPLATES, question_of
 from fedtt_lightning.data.question_files import DROP_FILES, SQUAD_FILES, read_drop, read_squad
 from fedtt_lightning.data.superglue_files import TASKS, read_superglue
-from fedtt_lightning.data.superglue_pairs import PAIRS
+from fedtt_lightning.data.superglue_pairs import PAIRS, PadGroups
 from fedtt_lightning.data.task_folder import find_folder, load_from_hub
 from fedtt_lightning.data.text_data import TextData
 from fedtt_lightning.errors import ConfigError
@@ -38,7 +38,8 @@ class SuperGlueData(PromptData):
     """A task asked of a language model in words, divided among clients; batches of `PromptData`.
 
     `as_prompts: false` gives the batches of `TextData` for encoders with a classification head:
-    pairs of texts and classes, see `superglue_pairs`. The templates are in `prompt_templates`.
+    pairs of texts and classes, see `superglue_pairs`, and those of MultiRC that are evaluated also
+    `group`, a list of the question of each answer. The templates are in `prompt_templates`.
     Columns that `ByColumn` can divide by: MultiRC `paragraph`, ReCoRD `passage`, SQuAD `title`,
     DROP `passage_id`.
 
@@ -144,6 +145,8 @@ class SuperGlueData(PromptData):
             "text_pair": [second for _, second in pairs],
             "label": [int(row["label"]) for _, row in rows],
         }
+        if self.task == "multirc":
+            columns["group"] = [question_of(row) for _, row in rows]
         return Dataset.from_dict(columns)
 
     def _tokenize(self, rows: Any, training: bool) -> Any:
@@ -154,10 +157,13 @@ class SuperGlueData(PromptData):
     def _collate(self, training: bool) -> Callable[[list[Any]], Any]:
         if self.as_prompts:
             return super()._collate(training)
-        return TextData._collate(self, training)
+        pad = TextData._collate(self, training)
+        return pad if training or self.task != "multirc" else PadGroups(pad)
 
     def _groups(self, rows: Any) -> list[str] | None:
-        return super()._groups(rows) if self.as_prompts else None
+        if self.as_prompts:
+            return super()._groups(rows)
+        return list(rows["group"]) if self.task == "multirc" else None
 
     def _from_files(self, split: str) -> list[tuple[str, Any]]:
         assert self.data_dir is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fedtt_lightning.data.prompt_templates import marked_pronoun, plain_paragraph
@@ -44,6 +45,16 @@ def wic(row: Row) -> tuple[str, str]:
 def wsc(row: Row) -> tuple[str, str]:
     """Return the text, with the pronoun between asterisks, and the noun it may stand for."""
     return marked_pronoun(row), row["span1_text"]
+
+
+@dataclass(frozen=True)
+class PadGroups:
+    """Collate examples as `pad` does, and `group`, a list of what is judged together."""
+
+    pad: Callable[[list[Any]], Any]
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Any:
+        return {**self.pad(list(examples)), "group": [example["group"] for example in examples]}
 
 
 PAIRS: dict[str, Callable[[Row], tuple[str, str]]] = {

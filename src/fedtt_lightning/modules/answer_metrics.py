@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
-from torchmetrics.utilities import dim_zero_cat
 
 from fedtt_lightning.modules.answer_loss import Likelihood
-from fedtt_lightning.modules.metrics import task_key
+from fedtt_lightning.modules.metrics import QuestionMatch, task_key
 from fedtt_lightning.modules.text_match import drop_match, squad_match
 
 _TEXT = frozenset({"record", "squad", "drop"})
@@ -55,8 +53,9 @@ def count_choices(metrics: Any, chosen: Tensor, batch: Mapping[str, Any]) -> dic
         return {}
     if "f1a" in metrics:
         metrics["f1a"].update(chosen[known], label[known])
-        groups = zip(batch["group"], known.tolist(), strict=True)
-        metrics["em"].update([group for group, is_known in groups if is_known], right)
+        pairs = zip(batch["group"], known.tolist(), strict=True)
+        groups = [group for group, is_known in pairs if is_known]
+        metrics["em"].update(chosen[known], label[known], groups)
         return {"f1a": metrics["f1a"], "em": metrics["em"]}
     metrics["acc"].update(right.float())
     if "f1" in metrics:
@@ -104,30 +103,3 @@ class Perplexity(Metric):
 
     def compute(self) -> Tensor:
         return (self.nll / self.tokens).exp()
-
-
-class QuestionMatch(Metric):
-    """The share of questions of which every answer is right."""
-
-    full_state_update = False
-    higher_is_better = True
-    questions: list[Tensor]
-    right: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("questions", [], dist_reduce_fx="cat")
-        self.add_state("right", [], dist_reduce_fx="cat")
-
-    def update(self, questions: Sequence[str], right: Tensor) -> None:
-        """Add answers (B,): the question that each belongs to, and whether it is right."""
-        keys = [sha256(question.encode()).digest()[:8] for question in questions]
-        numbers = [int.from_bytes(key, "big", signed=True) for key in keys]
-        self.questions.append(torch.tensor(numbers, device=right.device))
-        self.right.append(right.long())
-
-    def compute(self) -> Tensor:
-        questions, right = dim_zero_cat(self.questions), dim_zero_cat(self.right)
-        unique, index = questions.unique(return_inverse=True)
-        wrong = torch.zeros_like(unique).index_add(0, index, 1 - right)
-        return (wrong == 0).float().mean()

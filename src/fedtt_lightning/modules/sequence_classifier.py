@@ -20,8 +20,9 @@ class SequenceClassifier(LightningModule):
     """A pretrained model with a classification head, fine-tuned with a PEFT method or by itself.
 
     Batches are dicts of `input_ids` (B, T), `attention_mask` (B, T), perhaps `token_type_ids`, and
-    `labels` (B,). Parameters that the pretrained files do not hold (head, sometimes the pooler)
-    always train. Checkpoints leave out the frozen pretrained weights and hold a fingerprint of them
+    `labels` (B,); those that evaluate MultiRC also have `group`, a list of the question of each
+    answer. Parameters that the pretrained files do not hold (head, sometimes the pooler) always
+    train. Checkpoints leave out the frozen pretrained weights and hold a fingerprint of them
     instead.
 
     Args:
@@ -93,23 +94,23 @@ class SequenceClassifier(LightningModule):
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._evaluate(batch, "val", self.val_metrics)
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._evaluate(batch, "test", self.test_metrics)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return `prediction` (B,): class or score, and `probabilities` (B, C) of classes."""
-        logits = self(**{key: value for key, value in batch.items() if key != "labels"})
+        logits = self(**_inputs(batch))
         result = {"prediction": self._predicted(logits)}
         if not self.regression:
             result["probabilities"] = logits.softmax(-1)
         return result
 
-    def score(self, batch: dict[str, Tensor]) -> Tensor:
+    def score(self, batch: dict[str, Any]) -> Tensor:
         """Return (B,), higher is better: 1 where right, else 0; minus squared errors of scores."""
-        logits = self(**{key: value for key, value in batch.items() if key != "labels"})
+        logits = self(**_inputs(batch))
         predicted, labels = self._predicted(logits), batch["labels"]
         return -(predicted - labels).square() if self.regression else (predicted == labels).float()
 
@@ -123,10 +124,10 @@ class SequenceClassifier(LightningModule):
         """Put the frozen weights back; ConfigError if the checkpoint is of another model."""
         put_back(checkpoint, self.state_dict(), self._frozen(), self._fingerprint)
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str, metrics: Any) -> None:
-        output = self.model(**batch)
+    def _evaluate(self, batch: dict[str, Any], stage: str, metrics: Any) -> None:
         labels = batch["labels"]
-        metrics.update(self._predicted(output.logits), labels)
+        output = self.model(**_inputs(batch), labels=labels)
+        metrics.update(self._predicted(output.logits), labels, group=batch.get("group"))
         self.log(f"{stage}_loss", output.loss, batch_size=len(labels), sync_dist=True)
         self.log_dict(metrics, prog_bar=True, batch_size=len(labels))
 
@@ -136,3 +137,8 @@ class SequenceClassifier(LightningModule):
     def _frozen(self) -> dict[str, Tensor]:
         parameters = self.named_parameters(remove_duplicate=False)
         return {n: p.data for n, p in parameters if n in self._pretrained and not p.requires_grad}
+
+
+def _inputs(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """Return what the model takes, but for labels."""
+    return {key: value for key, value in batch.items() if key not in ("labels", "group")}
