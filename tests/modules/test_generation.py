@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from answer_rows import answer_rows, padded
+from byte_tokenizer import byte_tokenizer
 from fedtt_lightning.adapters import TTAdapterConfig
+from fedtt_lightning.data import SuperGlueData
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.modules import CausalLM
 from quiet_trainer import quiet_trainer
@@ -134,6 +137,70 @@ def test_what_cannot_be_written_is_one_line(decoder: Callable[..., str]) -> None
     with pytest.raises(ConfigError, match="tokenizer") as caught:
         mute.predict_step(prompts(), 0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def squad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A question of SQuAD, and a tokenizer of bytes apart from the model."""
+    folder = tmp_path_factory.mktemp("squad")
+    question = {"id": "q", "question": "Where?", "answers": [{"text": "Rome"}]}
+    paragraphs = [{"context": "It is in Rome.", "qas": [question]}]
+    for name in ("train-v1.1.json", "dev-v1.1.json"):
+        (folder / "SQuAD").mkdir(exist_ok=True)
+        content = {"data": [{"title": "Italy", "paragraphs": paragraphs}]}
+        (folder / "SQuAD" / name).write_text(json.dumps(content))
+    byte_tokenizer().save_pretrained(folder / "bytes")
+    return folder
+
+
+def data_of(squad: Path) -> SuperGlueData:
+    return SuperGlueData("squad", str(squad / "bytes"), str(squad), max_length=60, clients=1)
+
+
+def test_prompts_too_long_to_go_on_from_are_found_in_setup(
+    decoder: Callable[..., str], squad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    prompt = "It is in Rome.\nQuestion: Where?\nAnswer:"
+    tokens = len(byte_tokenizer()(prompt)["input_ids"])
+    sizes = {"vocab_size": 300, "max_position_embeddings": 60}
+    trainer = quiet_trainer(tmp_path, 1, [], precision="32-true")
+    for more, name in ((0, "predict"), (1, "predict"), (1, "test"), (1, "validate")):
+        module = build(decoder("llama", **sizes), generate_max_tokens=60 - tokens + more)
+        step = {"validate": "validation"}.get(name, name)
+        monkeypatch.setattr(module, f"{step}_step", no_batch)
+        run = getattr(trainer, name)
+        if not more:
+            with pytest.raises(AssertionError, match="a batch"):
+                run(module, data_of(squad))
+            continue
+        with pytest.raises(ConfigError, match=rf"prompts of {tokens} tokens and \d+ to generate"):
+            run(module, data_of(squad))
+
+
+def no_batch(batch: Any, batch_idx: int) -> None:
+    raise AssertionError("a batch")
+
+
+def test_texts_are_written_with_the_tokenizer_of_the_data(
+    decoder: Callable[..., str], squad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = with_tokenizer(decoder("llama", vocab_size=300, max_position_embeddings=61))
+    module = build(folder, generate_max_tokens=8)
+    trainer = quiet_trainer(tmp_path, 1, [], precision="32-true")
+    (predicted,) = trainer.predict(module, data_of(squad)) or []
+    tokens = byte_tokenizer()
+    ids = tokens("It is in Rome.\nQuestion: Where?\nAnswer:", return_tensors="pt")["input_ids"]
+    start = ids.shape[1]
+    for _ in range(8):
+        with torch.no_grad():
+            best = module.model(input_ids=ids).logits[0, -1].argmax()
+        if best in tokens.all_special_ids:
+            break
+        ids = torch.cat([ids, best.view(1, 1)], 1)
+    assert predicted["prediction"] == [tokens.decode(ids[0, start:]).strip()]
+    assert ids.shape[1] == start + 8
 
 
 def test_a_real_llama_tells_a_story(llama_dir: Path) -> None:

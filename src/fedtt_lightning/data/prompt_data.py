@@ -125,6 +125,12 @@ class PromptData(TextData):
             self._held_choices = self.held_out, NumberedRows(rows, numbers)
         return self._held_choices[1], options
 
+    def longest_prompt(self, stage: str) -> int:
+        """Return the tokens of the longest prompt to go on from, 0 if `stage` goes on from none."""
+        loaders = {"test": self.test_dataloader, "predict": self.predict_dataloader}
+        loader = loaders.get(stage, self.val_dataloader)()
+        return getattr(loader.dataset, "longest_prompt", 0)
+
     def _prompts(self) -> PromptEncoder:
         return PromptEncoder(self._encoder, self.max_length, self.token_cache, self.task)
 

@@ -180,11 +180,16 @@ class NumberedRows:
 
 
 class QuestionRows:
-    """Examples {"input_ids", "references"}, see `PadForEvaluation`."""
+    """Examples {"input_ids", "references"}, see `PadForEvaluation`.
+
+    Attributes:
+        longest_prompt: tokens of the longest.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], tokens: dict[str, Lists]) -> None:
         self._sequences = _rows(prompts, tokens)
         self._prompts = prompts
+        self.longest_prompt = int(self._sequences.lengths.max())
 
     def __len__(self) -> int:
         return len(self._prompts)

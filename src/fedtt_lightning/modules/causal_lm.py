@@ -27,11 +27,10 @@ from fedtt_lightning.modules.answer_metrics import (
 )
 from fedtt_lightning.modules.answer_scores import gold_losses, right_candidates, score_table
 from fedtt_lightning.modules.backbone import load_causal_lm
-from fedtt_lightning.modules.decoder_inputs import check_fits, decoder_inputs
+from fedtt_lightning.modules.decoder_inputs import check_fits, check_prompts_fit, decoder_inputs
 from fedtt_lightning.modules.decoder_set_up import recompute_activations, train_in_float32
 from fedtt_lightning.modules.generation import generate_texts, load_text_tokenizer
 from fedtt_lightning.modules.methods import choose_trained, fused_adamw
-from fedtt_lightning.modules.metrics import task_key
 from fedtt_lightning.modules.slim_checkpoint import fingerprint, leave_out, put_back
 
 Batch = dict[str, Any]
@@ -133,15 +132,19 @@ class CausalLM(LightningModule):
             if id(parameter) in pretrained
         )
         self._fingerprint = fingerprint(self._frozen())
+        self._tokenizer_name = ("model.backbone", backbone)
         self._tokenizer: Any = None
         self.val_metrics = answer_metrics(task)
         self.test_metrics = answer_metrics(task)
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        writes = stage == "fit" and task_key(self.task) in ("squad", "drop")
-        written = self.generate_max_tokens if writes else 0
-        check_fits(self.model, getattr(data, "max_length", None), written)
+        check_fits(self.model, getattr(data, "max_length", None))
+        written = self.generate_max_tokens or (_GENERATED if stage in ("test", "predict") else 0)
+        if written and (longest_prompt := getattr(data, "longest_prompt", None)) is not None:
+            check_prompts_fit(self.model, longest_prompt(stage), written)
+        if isinstance(name := getattr(data, "tokenizer", None), str):
+            self._tokenizer_name, self._tokenizer = ("data.tokenizer", name), None
 
     def forward(self, **batch: Any) -> Tensor:
         """Return the logits (R, T, V), those of `logits_to_keep` only if that is given."""
@@ -251,7 +254,7 @@ class CausalLM(LightningModule):
 
     def _generate(self, batch: Batch) -> list[str]:
         if self._tokenizer is None:
-            self._tokenizer = load_text_tokenizer(self.backbone)
+            self._tokenizer = load_text_tokenizer(*self._tokenizer_name)
         size = self.generate_max_tokens or _GENERATED
         with self._precision():
             return generate_texts(self.model, self._tokenizer, batch, size)

@@ -43,21 +43,33 @@ def decoder_inputs(batch: Mapping[str, Any], model: Any) -> dict[str, Tensor]:
     return inputs
 
 
-def check_fits(model: Any, max_length: int | None, written: int) -> None:
+def check_fits(model: Any, max_length: int | None) -> None:
     """Raise ConfigError, before training, if the data's longest rows are too long for the model.
 
     Args:
         max_length: of the data, in tokens; None if it has none.
-        written: tokens that may be generated after a row.
     """
     longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is None or max_length is None or max_length + written <= longest:
-        return
-    more = f" and model.generate_max_tokens {written}" if written else ""
-    raise ConfigError(
-        f"data.max_length {max_length}{more} are more than the {longest} positions of "
-        "model.backbone: lower data.max_length"
-    )
+    if longest is not None and max_length is not None and max_length > longest:
+        raise ConfigError(
+            f"data.max_length {max_length} is more than the {longest} positions of "
+            "model.backbone: lower it"
+        )
+
+
+def check_prompts_fit(model: Any, prompt: int, written: int) -> None:
+    """Raise ConfigError if the longest prompt and what is written after it are too long.
+
+    Args:
+        prompt: tokens of the longest prompt, 0 if there is none.
+        written: tokens that may be generated after it.
+    """
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and prompt and prompt + written > longest:
+        raise ConfigError(
+            f"prompts of {prompt} tokens and {written} to generate are more than the model's "
+            f"{longest} positions: set data.max_length or model.generate_max_tokens lower"
+        )
 
 
 def packed_mask(segments: Tensor, dtype: torch.dtype, additive: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
 
 from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.modules.decoder_inputs import check_prompts_fit
 
 
 @torch.no_grad()
@@ -25,12 +27,7 @@ def generate_texts(
         ConfigError: prompt and answer do not fit the model's positions.
     """
     ids = batch["input_ids"]
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and ids.shape[1] + max_tokens > longest:
-        raise ConfigError(
-            f"prompts of {ids.shape[1]} tokens and {max_tokens} to generate are more than the "
-            f"model's {longest} positions: set data.max_length or model.generate_max_tokens lower"
-        )
+    check_prompts_fit(model, ids.shape[1], max_tokens)
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = list(ends) if isinstance(ends, list) else [ends]
     # The tokenizer's too, in which training answers end: a model's files may name another. And any
@@ -54,17 +51,17 @@ def generate_texts(
     return [text.strip() for text in texts]
 
 
-def load_text_tokenizer(name: str) -> Any:
-    """Return the tokenizer of a backbone, to write what it generates as text.
+def load_text_tokenizer(key: str, name: str) -> Any:
+    """Return the tokenizer that `key` of the config names, to write what is generated as text.
 
     Raises:
         ConfigError: there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(os.path.expanduser(name))
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"model.backbone={name} has no tokenizer to write what it generates ({reason}): save "
-            "its tokenizer beside it"
+            f"{key}={name} has no tokenizer to write what is generated ({reason}): save the "
+            "model's tokenizer there"
         ) from None
