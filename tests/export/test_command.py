@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,28 @@ def test_a_folder_is_replaced_only_if_asked(
     assert ckpt.exists()
     argv[-1] = str(config)
     assert "is a file" in failed(capsys, *argv)
+
+
+def test_what_the_export_is_made_from_is_not_replaced(
+    train: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, ckpt, config = train("llama", TT)
+    home = tmp_path / "home"
+    backbone = home / "llama"
+    written = yaml.safe_load(config.read_text())
+    shutil.copytree(written["model"]["init_args"]["backbone"], backbone)
+    written["model"]["init_args"]["backbone"] = str(backbone)
+    config.write_text(yaml.safe_dump(written))
+    argv = ["--config", str(config), "--overwrite"]
+    shutil.copy(ckpt, backbone / "x.ckpt")
+    (home / "config.json").touch()  # as if it held a model, too
+    before = sorted(tmp_path.rglob("*"))
+    for output in (backbone, home, tmp_path / "home/other/../llama"):
+        named = failed(capsys, *argv, "--ckpt", str(ckpt), "--output", str(output))
+        assert "would replace what model.backbone names" in named
+    named = failed(capsys, *argv, "--ckpt", f"{backbone}/x.ckpt", "--output", str(backbone))
+    assert "would replace what --ckpt names" in named
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("former", [False, True])

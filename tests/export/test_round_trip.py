@@ -15,6 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from fedtt_lightning.__main__ import main
 from fedtt_lightning.adapters import TTAdapterConfig
@@ -82,6 +83,24 @@ def test_the_card_loads_the_same_model(
     torch.testing.assert_close(loaded_logits(tmp_path / "out"), logits(module), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("case", ["llama-tt", "llama-tt-bf16", "llama-lora", "llama-prompt"])
+def test_transformers_loads_the_base_that_the_adapter_names(
+    train: Callable[..., Any], tmp_path: Path, case: str
+) -> None:
+    family, method, options = CASES[case]
+    module, ckpt, config = train(family, method, **options)
+    assert export(ckpt, config, tmp_path / "out") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    calls = re.findall(r"^`(AutoModelForCausalLM.*)` of transformers loads it too", card, re.M)
+    assert len(calls) == (case != "llama-prompt")
+    for call in calls:
+        names = {"AutoModelForCausalLM": AutoModelForCausalLM}
+        model = eval(call.replace("FOLDER", str(tmp_path / "out")), names).eval()
+        with torch.no_grad():
+            found = model(**INPUTS).logits
+        torch.testing.assert_close(found, logits(module), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     "case", ["bert-tt-head", "bert-lora", "llama-tt", "llama-lora", "llama-tt-bf16"]
 )
@@ -93,6 +112,8 @@ def test_with_its_base_it_needs_nothing_else(
     assert export(ckpt, config, tmp_path / "out", "--with-base") == 0
     assert backbones[family] not in loading(tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").exists() == (family == "llama")
+    named = tmp_path / "out" / "adapter_config.json"
+    named.write_text(named.read_text().replace(backbones[family], "/gone"))
     torch.testing.assert_close(loaded_logits(tmp_path / "out"), logits(module), atol=1e-5, rtol=0)
 
 

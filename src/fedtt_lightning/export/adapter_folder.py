@@ -33,6 +33,21 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
 
 
+def check_sources(output: Path, sources: dict[str, str]) -> None:
+    """Raise ConfigError if replacing a folder would delete what the export is made from.
+
+    Args:
+        sources: paths, or names on the hub, by the option that gave them.
+    """
+    folder = output.resolve()
+    for option, source in sources.items():
+        path = Path(source).expanduser().resolve()
+        if path.exists() and (path == folder or folder in path.parents):
+            raise ConfigError(
+                f"--output {output} would replace what {option} names ({source}): name another"
+            )
+
+
 @contextmanager
 def whole_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """Give a folder to write to, which becomes `output` if all goes well and is gone if not."""

@@ -68,17 +68,20 @@ def main(argv: list[str]) -> int:
 def _export(args: argparse.Namespace, options: list[str]) -> dict[str, Any]:
     from fedtt_lightning.export.adapter_folder import (
         check_output,
+        check_sources,
         kind_of,
         whole_folder,
         write_model,
     )
 
     check_output(args.output, args.overwrite)
+    check_sources(args.output, {"--ckpt": str(args.ckpt)})
     # Lightning and transformers, which take seconds: after --help and what can be refused at once.
     from fedtt_lightning.export.model_card import model_card
     from fedtt_lightning.export.trained_run import load_run
 
     run = load_run(args.ckpt, options)
+    check_sources(args.output, {"model.backbone": run.backbone})
     kind = kind_of(run.model, args.with_base)
     card = model_card(run, kind, options)
     with whole_folder(args.output, args.overwrite) as folder:

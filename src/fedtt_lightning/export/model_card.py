@@ -28,6 +28,7 @@ def model_card(run: TrainedRun, kind: Kind, options: list[str]) -> str:
         f"# {run.method} on {Path(run.backbone).name}",
         _training(run),
         f"## How to load it\n\n```python\n{_loading(run, kind)}\n```",
+        _which_base(run, kind),
         _method(run),
         "## Made with\n\n"
         f"    {shlex.join(['python', '-m', 'fedtt_lightning', 'fit', *options])}\n\n"
@@ -99,6 +100,24 @@ def _auto_class(run: TrainedRun) -> str:
     base = run.model.get_base_model() if hasattr(run.model, "get_base_model") else run.model
     causal = type(base).__name__.endswith(("CausalLM", "LMHeadModel"))
     return "AutoModelForCausalLM" if causal else "AutoModelForSequenceClassification"
+
+
+def _which_base(run: TrainedRun, kind: Kind) -> str:
+    """Return which base model transformers takes by itself, where it can load the adapter."""
+    config = getattr(run.model, "active_peft_config", None)
+    if config is None or config.is_prompt_learning:
+        return ""
+    named = "the base model that adapter_config.json names"
+    if kind == "adapter with base":
+        return (
+            "transformers takes the copy of the base model out of a local folder. By a name on the "
+            f"hub it takes {named}: download the folder first."
+        )
+    if not _auto_class(run).endswith("CausalLM"):
+        return ""
+    dtype = str(run.model.get_base_model().dtype).removeprefix("torch.")
+    call = f'`AutoModelForCausalLM.from_pretrained("FOLDER", dtype="{dtype}")`'
+    return f"{call} of transformers loads it too, in that precision: it takes {named}."
 
 
 def _loading(run: TrainedRun, kind: Kind) -> str:
