@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from fedtt_lightning.callbacks import ClientEvaluation, LoRAMerging
 from fedtt_lightning.errors import ConfigError
@@ -43,6 +44,13 @@ def refused(module: nn.Module, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         shard_frozen(module, NO_MESH)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.6.1+cu124"])
+def test_an_older_torch(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    with pytest.raises(ConfigError, match=r"ShardedBackbone needs torch>=2\.7.* 2\.6\."):
+        ShardedBackbone().setup(quiet_trainer(tmp_path, 1, []))
 
 
 @pytest.mark.parametrize("callback", [ClientEvaluation(), LoRAMerging()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -28,8 +29,8 @@ class ShardedBackbone(DDPStrategy):
     them predicts all examples, not a share. The arguments are those of DDPStrategy.
 
     Raises:
-        ConfigError: before training, if there is nothing to shard, it is quantized, or a callback
-            cannot work with shards.
+        ConfigError: before training, if torch is older, there is nothing to shard, it is quantized,
+            or a callback cannot work with shards.
     """
 
     _mesh: DeviceMesh | None = None
@@ -84,6 +85,11 @@ def _as_in(own: Any, value: Any) -> Any:
 
 
 def _check(trainer: Trainer) -> None:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        raise ConfigError(
+            f"trainer.strategy ShardedBackbone needs torch>=2.7, but this is {torch.__version__}: "
+            "upgrade it, or use ddp"
+        )
     unfit = {
         ClientEvaluation: "runs other batches in each process",
         LoRAMerging: "writes to the frozen weights",
