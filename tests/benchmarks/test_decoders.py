@@ -46,12 +46,12 @@ def test_superglue_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         finish(tmp_path, superglue_prompts.tuning(method, lr, args), val_acc=accuracy)
     final = superglue_prompts.finals("cb", 10, method, args)
     assert len(final) == 3 and all("lr=1e-2" in one.name for one in final)
-    finish(tmp_path, final[0], val_acc=0.5)
+    finish(tmp_path, final[0], val_acc=0.5, val_f1=0.3)
     finish(tmp_path, superglue_prompts.finals("sst2", 3, "base model", args)[0], val_acc=0.51)
     superglue_prompts.table(args)
     out = capsys.readouterr().out
-    assert f"| 10 | {method} | 0.500 (1) | – | 2.0 |" in out
-    assert "| | largest class | 0.500 | 0.509 | |" in out
+    assert f"| 10 | {method} | 0.500 (1) / 0.300 (1) | – | 2.0 |" in out
+    assert "| | largest class | 0.500 / 0.222 | 0.509 | |" in out
     assert "FedTT" not in out
 
 
