@@ -47,11 +47,11 @@ def test_refuses_of_the_trainer(tmp_path: Path, options: Any, message: str) -> N
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_refuses_several_processes_and_what_is_made_for_them(devices: int) -> None:
+def test_refuses_what_averages_gradients(devices: int) -> None:
     trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp", logger=False)
     problems = list(local_dp_problems(LocalDP(1.0), trainer, ToyModule()))
-    message = f"trainer.strategy DDPStrategy over {devices} processes adds up gradients"
-    assert any(line.startswith(message) and "strategy to auto" in line for line in problems)
+    message = "trainer.strategy DDPStrategy averages gradients before LocalDP can clip"
+    assert any(line.startswith(message) and "to silo_ddp, or" in line for line in problems)
 
 
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {

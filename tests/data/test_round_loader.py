@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from fedtt_lightning.data import LoaderOptions, Partition
 from fedtt_lightning.data.round_loader import RoundLoader, batches_per_epoch
-from fedtt_lightning.federation import RoundPlan, RoundPlanner
+from fedtt_lightning.federation import PoissonBatches, RoundPlan, RoundPlanner
 
 
 class Noisy(Dataset[Any]):
@@ -97,3 +97,21 @@ def test_processes_share_each_batch(world: int) -> None:
         assert len(sizes) == 1, "every process has the same number of examples"
         together = torch.cat([part[0] for part in parts]).tolist()
         assert set(together) == set(batch[0].tolist())
+
+
+def test_processes_share_drawn_batches_with_stand_ins_for_nothing() -> None:
+    options = LoaderOptions(batch_size=1)
+    clients, plan = make([3, 7, 12], options, epochs=3, world=2)
+    poisson = PoissonBatches(5)
+    shares = [
+        read(RoundLoader(Noisy(), clients, plan, options, rank, 2, poisson)) for rank in (0, 1)
+    ]
+    steps = [(visit, step) for visit in plan.visits for step in range(visit.num_batches)]
+    sizes = [poisson.size(*at) for at in steps]
+    assert {0, 1, 2, 3} <= {*sizes}
+    for at, size, *parts in zip(steps, sizes, *shares, strict=True):
+        mine = clients[at[0].client]
+        found = [part[0].tolist() for part in parts]
+        assert all(found[rank] == [mine[0]] for rank in range(size, 2))
+        drawn = mine[poisson.draw(*at)].tolist()
+        assert sorted([index for part in found[:size] for index in part]) == sorted(drawn)

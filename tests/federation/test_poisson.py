@@ -79,6 +79,15 @@ def test_size_agrees_with_the_draw(examples: int, batches: int, step: int, key: 
         assert sorted(drawn) == list(range(examples))
 
 
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 10_000), st.integers(1, 5))
+def test_processes_share_a_draw(examples: int, batches: int, step: int, processes: int) -> None:
+    client, poisson = visit(examples, batches), PoissonBatches(9)
+    shares = [poisson.draw(client, step, rank, processes) for rank in range(processes)]
+    sizes = [poisson.size(client, step, rank, processes) for rank in range(processes)]
+    assert [len(share) for share in shares] == sizes and max(sizes) - min(sizes) <= 1
+    assert sorted(np.concatenate(shares)) == sorted(poisson.draw(client, step))
+
+
 def test_a_draw_is_keyed_by_key_round_client_and_step_alone() -> None:
     usual = [PoissonBatches(9).draw(visit(40, 4), step).tolist() for step in range(8)]
     backwards = [PoissonBatches(9).draw(visit(40, 4), step).tolist() for step in range(7, -1, -1)]

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.callbacks.local_dp_checks import local_dp_problems, only_optimizer
 from fedtt_lightning.callbacks.local_dp_loss import check_examples_apart, check_mean_loss
-from fedtt_lightning.callbacks.parts import call_hook, client_data
+from fedtt_lightning.callbacks.parts import Silo, call_hook, client_data, silo_of
 from fedtt_lightning.callbacks.progress import progress
 from fedtt_lightning.errors import FederationError
 from fedtt_lightning.federation import (
@@ -94,6 +94,7 @@ class LocalDP(Callback):
         self._optimizer: PrivateOptimizer | None = None
         self._gradients: PerExampleGradients | None = None
         self._trained: dict[str, Parameter] = {}
+        self._silo = Silo(0, 1, 0, 1)
         self._first = 0  # step of the visit that this process began with
 
     @property
@@ -133,21 +134,10 @@ class LocalDP(Callback):
                 f"LocalDP: the budget of {len(retired)} of {len(visits)} clients ends before the "
                 f"run; the first is left out from round {min(retired.values()) + 1} on"
             )
-        return replace(
-            planner,
-            retired={**planner.retired, **retired},
-            privacy=self._describe(planner, rounds),
-        )
-
-    def _describe(self, planner: RoundPlanner, rounds: int) -> str:
-        noise = f"noise {self.noise_multiplier}"
-        if self.noise_multiplier is None:
-            noise = f"noise calibrated for {rounds} rounds"
         others = "" if planner.privacy == "none" else f"{planner.privacy}; "
-        return (
-            f"{others}local DP with epsilon {self.epsilon}, delta {self.delta}, clip {self.clip}, "
-            f"{noise}, accountant {self.accountant}, {fingerprint(self.secret_file)}"
-        )
+        asked = f"{budget.describe(self.clip, rounds)}, {fingerprint(self.secret_file)}"
+        retired = {**planner.retired, **retired}
+        return replace(planner, retired=retired, privacy=others + asked)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wrap the optimizer for the whole fit, in place of the one that schedulers hold."""
@@ -155,7 +145,10 @@ class LocalDP(Callback):
 
         # Of a frozen backbone's first adapter, whose hook fires as it should.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        self._optimizer = PrivateOptimizer(only_optimizer(trainer, pl_module))
+        self._silo = silo_of(trainer)
+        self._optimizer = PrivateOptimizer(
+            only_optimizer(trainer, pl_module), self._silo.size, self._silo.group
+        )
         self._optimizer.attach_step_hook(lambda _: self._stepped(trainer, pl_module))
         trainer.optimizers = [self._optimizer]
 
@@ -220,17 +213,19 @@ class LocalDP(Callback):
         if step == 0:
             start = loop.start.tensors()
             self._optimizer.expect([start[name] for name in self._trained])
-        drawn = batches.size(visit, step)
+        drawn = batches.size(visit, step, self._silo.rank, self._silo.size)
         self._gradients.check(self._trained, max(drawn, 1))
         seed = batches.noise_seed(visit, step)
         self._optimizer.arm(seed, max(drawn, 1), empty=drawn == 0)
 
     def _stepped(self, trainer: Trainer, module: LightningModule) -> None:
-        visit = find_federation(trainer).loop.visit
-        self.ledger.add(
-            visit.client, self._plan.noise[visit.client], self._batches(trainer).rate(visit)
-        )
+        federation = find_federation(trainer)
+        if federation.exchange is None:
+            self._charge(federation.loop.visit.client, 1)
         call_hook(trainer, "on_private_gradient", module)
+
+    def _charge(self, client: int, steps: int) -> None:
+        self.ledger.add(client, self._plan.noise[client], self._plan.rates[client], steps)
 
     def on_client_trained(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:
         """Let nothing leave the client that was not trained by private steps alone."""
@@ -248,13 +243,15 @@ class LocalDP(Callback):
             )
 
     def on_client_end(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:
+        """Where visits train in several processes, charge the client in each of them."""
         self._detach()
+        if find_federation(trainer).exchange is not None:
+            self._charge(visit.client, visit.num_batches)
 
     def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         federation = find_federation(trainer)
         for client in (*plan.late, *plan.unused):  # who send as well, to nobody's use
-            steps = federation.loop.planner.batches_of(client)
-            self.ledger.add(client, self._plan.noise[client], self._plan.rates[client], steps)
+            self._charge(client, federation.loop.planner.batches_of(client))
         federation.log_round(pl_module, "dp/epsilon_max", self.ledger.largest())
         federation.log_round(pl_module, "dp/epsilon_mean", self.ledger.mean())
         federation.log_round(pl_module, "dp/clients_exhausted", len(plan.exhausted))

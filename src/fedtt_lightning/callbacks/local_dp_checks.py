@@ -95,11 +95,12 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
             f"trainer.precision is {trainer.precision}, which may leave out steps or round the "
             f"noise: use one of {', '.join(_PRECISIONS)}"
         )
-    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+    strategy = type(trainer.strategy)
+    if not issubclass(strategy, SingleDeviceStrategy) and not hasattr(strategy, "silo"):
         yield (
-            f"trainer.strategy {type(trainer.strategy).__name__} over {trainer.world_size} "
-            "processes adds up gradients by itself, but LocalDP draws batches and takes each "
-            "example's gradient in one: set trainer.devices and num_nodes to 1 and strategy to auto"
+            f"trainer.strategy {strategy.__name__} averages gradients before LocalDP can clip each "
+            "example's: set trainer.strategy to silo_ddp, or trainer.devices to 1 and strategy to "
+            "auto"
         )
 
 

@@ -47,16 +47,16 @@ class RoundLoader:
     A batch of visits side by side holds those of each, in the order of `in_step`, read one after
     another and collated together.
 
-    With `poisson`, a batch holds whatever is drawn for it. One for which nothing is drawn holds the
-    client's first example as a stand-in, since models cannot take an empty batch; whoever trains
-    must not let it count.
+    With `poisson`, a batch holds whatever is drawn for it, shared out without repeats. A process
+    for which nothing is drawn gets the client's first example as a stand-in, since models cannot
+    take an empty batch; whoever trains must not let it count.
 
     Args:
         dataset: examples of all clients.
         clients: each client's indices into `dataset`.
         plan: the round's visits, and how many of their batches are already trained.
         options: batch size, collate function, workers.
-        poisson: draws the batches, in place of shuffled passes; with one process only.
+        poisson: draws the batches, in place of shuffled passes.
     """
 
     def __init__(
@@ -132,9 +132,9 @@ class RoundLoader:
         assert self._poisson is not None
         indices = self._clients[visit.client]
         for step in range(skip, visit.num_batches):
-            drawn = indices[self._poisson.draw(visit, step)]
+            drawn = indices[self._poisson.draw(visit, step, self._rank, self._world_size)]
             chunk = drawn if len(drawn) else indices[:1]
-            yield _Reading(chunk.tolist(), visit.seed_at(step, "read 0"))
+            yield _Reading(chunk.tolist(), visit.seed_at(step, f"read {self._rank}"))
 
     def _shuffled(self, visit: Visit, skip: int) -> Iterator[_Reading]:
         size = self._options.batch_size * self._world_size

@@ -19,6 +19,9 @@ class PoissonBatches:
     and that many of them without replacement, which is the same distribution, and tells a batch's
     size without drawing it. A function of (key, round, client, step) alone.
 
+    Processes that train a visit together share each batch: process `rank` of `processes` takes
+    every `processes`-th of its examples, perhaps none.
+
     Attributes:
         key: keys the draws, and the noise; whoever knows it knows both.
     """
@@ -33,15 +36,16 @@ class PoissonBatches:
         """Return the mean size of a visit's batches."""
         return visit.num_examples / visit.batches_per_epoch
 
-    def size(self, visit: Visit, step: int) -> int:
-        """Return how many examples the batch of a step has."""
-        return self._count(visit, self._generator(visit, step))
+    def size(self, visit: Visit, step: int, rank: int = 0, processes: int = 1) -> int:
+        """Return how many examples of the batch of a step a process has."""
+        count = self._count(visit, self._generator(visit, step))
+        return len(range(rank, count, processes))
 
-    def draw(self, visit: Visit, step: int) -> np.ndarray:
-        """Return which of the client's examples are in the batch of a step, int64 (size,)."""
+    def draw(self, visit: Visit, step: int, rank: int = 0, processes: int = 1) -> np.ndarray:
+        """Return which of the client's examples are in a process's share, int64 (size,)."""
         generator = self._generator(visit, step)
         count = self._count(visit, generator)
-        return generator.choice(visit.num_examples, count, replace=False)
+        return generator.choice(visit.num_examples, count, replace=False)[rank::processes]
 
     def noise_seed(self, visit: Visit, step: int) -> int:
         """Return the seed of a step's noise."""

@@ -40,6 +40,16 @@ class LocalBudget:
                 "client as it is would fulfil it. Lower delta"
             )
 
+    def describe(self, clip: float, rounds: int) -> str:
+        """Say what is asked, and of a resumed run too."""
+        noise = f"noise {self.noise_multiplier}"
+        if self.noise_multiplier is None:
+            noise = f"noise calibrated for {rounds} rounds"
+        return (
+            f"local DP with epsilon {self.epsilon}, delta {self.delta}, clip {clip}, {noise}, "
+            f"accountant {self.accountant}"
+        )
+
     def noise(self, rate: float, steps: int) -> float:
         """Return the noise multiplier for a client that takes `steps` steps in all."""
         if self.noise_multiplier is not None:
@@ -87,7 +97,8 @@ class LocalPlan:
                 raise ConfigError(
                     f"the checkpoint's account of client {client} has (noise, rate, steps) "
                     f"{list(spent)}, but this run's plan {list(expected)}: resume with the same "
-                    "LocalDP, trainer.max_epochs, data.batch_size and federation keys"
+                    "LocalDP, trainer.max_epochs, federation keys and data.batch_size (times the "
+                    "processes that share a batch)"
                 )
 
 

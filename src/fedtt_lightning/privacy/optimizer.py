@@ -24,9 +24,20 @@ class PrivateOptimizer(DPOptimizer):
     An example whose gradient is not finite counts as zero, or else it could not be bounded.
     A step that was not announced by `arm` raises FederationError, and so does anything else that
     writes to the tensors between two steps.
+
+    Processes that train a visit together hold parts of each batch: they add up their clipped sums,
+    and each adds the same keyed noise to the total, so that all step alike. Opacus's
+    DistributedDPOptimizer, of the same distribution, adds noise on rank 0 before it sums up.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, processes: int = 1, group: Any = None) -> None:
+        """Wrap an optimizer.
+
+        Args:
+            processes: how many train a visit together.
+            group: their torch.distributed group, None for all processes.
+        """
+        self._processes, self._group = processes, group
         self._trained: list[Parameter] = []
         self._kept: dict[Parameter, tuple[int, ...]] = {}
         self._armed: tuple[int, bool, int] | None = None
@@ -83,7 +94,9 @@ class PrivateOptimizer(DPOptimizer):
         """Allow one step, with the noise of `seed`, for a mean loss over `examples` examples.
 
         Args:
-            empty: the batch stands in for one that has no example: the step has noise only.
+            seed: the same in all processes of a visit.
+            examples: those in this process.
+            empty: a stand-in for a batch that has no example here: its gradient does not count.
         """
         self.check_untouched()
         self._armed = (examples, empty, seed)
@@ -114,16 +127,19 @@ class PrivateOptimizer(DPOptimizer):
         samples = [self._get_flat_grad_sample(p).to(dtype) for p in self._trained]
         flat = torch.cat([sample.flatten(1) for sample in samples], dim=1)
         self.zero_grad(set_to_none=True)
-        if empty:
-            self._flat = flat.new_zeros(flat.shape[1])
-            return
+        self._flat = flat.new_zeros(flat.shape[1]) if empty else self._clipped(flat, examples)
+        if self._processes > 1:
+            torch.distributed.all_reduce(self._flat, group=self._group)
+
+    def _clipped(self, flat: Tensor, examples: int) -> Tensor:
+        """Return the clipped sum (values,) of gradients (examples, values) of a mean loss."""
         norms = torch.linalg.vector_norm(flat, dim=1) * examples
         finite = torch.isfinite(norms)
         if not bool(finite.all()):
             flat = torch.where(finite[:, None], flat, 0.0)
             norms = torch.where(finite, norms, 0.0)
         factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0) * examples
-        self._flat = factors @ flat
+        return factors @ flat
 
     def add_noise(self) -> None:
         """Add noise drawn by NumPy, which uses all bits of a seed.
@@ -158,7 +174,7 @@ class PrivateOptimizer(DPOptimizer):
         self.original_optimizer.zero_grad(set_to_none)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k != "step_hook"}
+        return {k: v for k, v in vars(self).items() if k not in ("step_hook", "_group")}
 
 
 @torch.no_grad()
