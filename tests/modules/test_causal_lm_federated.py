@@ -150,7 +150,7 @@ def test_data_too_long_are_refused_before_training(
     data = federated()
     data.max_length = 41  # type: ignore[attr-defined]
     trainer = quiet_trainer(tmp_path, 1, [FederatedRounds()])
-    with pytest.raises(ConfigError, match=r"data\.max_length 41 are more than the 40 positions"):
+    with pytest.raises(ConfigError, match=r"data\.max_length 41 is more than the 40 positions"):
         trainer.fit(build(decoder("llama"))[0], datamodule=data)
     assert trainer.global_step == 0
 
