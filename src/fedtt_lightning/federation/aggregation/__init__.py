@@ -14,6 +14,7 @@ from fedtt_lightning.federation.aggregation.robust import (
 )
 from fedtt_lightning.federation.aggregation.rule import AggregationRule
 from fedtt_lightning.federation.aggregation.secure_mean import SecureMean
+from fedtt_lightning.federation.aggregation.secure_rule import SecureRule
 from fedtt_lightning.federation.aggregation.tt_rounding import TTRounding
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "NormBoundedMean",
     "PrivateMean",
     "SecureMean",
+    "SecureRule",
     "TTRounding",
     "TrimmedMean",
     "WeightedMean",

@@ -12,12 +12,12 @@ from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 from fedtt_lightning.federation.aggregation.calibration import Calibration, update_noise
 from fedtt_lightning.federation.aggregation.flat import flatten, unflatten
-from fedtt_lightning.federation.aggregation.rule import AggregationRule
+from fedtt_lightning.federation.aggregation.secure_rule import SecureRule
 from fedtt_lightning.federation.fixed_point import FixedPointCodec, rounding_error
 from fedtt_lightning.federation.secure_sum import ModularSum, SecureSum
 
 
-class PrivateMean(AggregationRule):
+class PrivateMean(SecureRule):
     """Sum of clipped updates plus Gaussian noise, over the expected number of clients.
 
     McMahan et al., arXiv 1710.06963: each update is scaled to an L2 norm of at most `clip` over
@@ -150,32 +150,57 @@ class PrivateMean(AggregationRule):
         if self.codec is not None:
             self._secure.open(self._round, self.codec.bits)
 
+    @property
+    def bits(self) -> int | None:
+        return None if self.codec is None else self.codec.bits
+
+    def size(self, schema: AdapterSchema) -> int:
+        return schema.numel + (self.quantile is not None)
+
     def add(self, client: int, start: AdapterState, update: AdapterState, weight: float) -> None:
         """Count a client's clipped update; `weight` plays no part."""
+        values = self._clipped(client, update)
+        if self.codec is not None:
+            noise = self._calibrated
+            self._secure.add(client, noise.encode(self.codec, self._clip, values))
+        self._total = values if self._total is None else self._total + values
+        self._schema = update.schema
+        self.count += 1
+
+    def message(self, client: int, update: AdapterState, weight: float) -> Tensor:
+        assert self.codec is not None
+        return self._calibrated.encode(self.codec, self._clip, self._clipped(client, update))
+
+    def take(self, total: Tensor, clients: int, schema: AdapterSchema) -> None:
+        self._secure.add(-1, total)  # of nobody in particular
+        self._schema = schema
+        self.count += clients
+
+    def _clipped(self, client: int, update: AdapterState) -> Tensor:
+        """Return a client's part of the sum, float64, with its share of the noise if it has one."""
         values = flatten(update)
         norm = float(torch.linalg.vector_norm(values))
         if norm > self._clip:
             values = values * (self._clip / norm)
         if self.quantile is not None:
             values = torch.cat([values, values.new_tensor([0.5 if norm <= self._clip else -0.5])])
-        if self.codec is not None:
-            noise = self._calibrated
-            values = values + noise.share(values, self._clip, "noise share", self._round, client)
-            self._secure.add(client, noise.encode(self.codec, self._clip, values))
-        self._total = values if self._total is None else self._total + values
-        self._schema = update.schema
-        self.count += 1
+        if self.codec is None:
+            return values
+        noise = self._calibrated
+        return values + noise.share(values, self._clip, "noise share", self._round, client)
 
     def result(self, old: AdapterState) -> AdapterState:
-        assert self._schema is not None and self._total is not None
+        assert self._schema is not None
         if self.codec is None:
+            assert self._total is not None
             return self._release(self._with_noise(self._total), self._schema)
         if problem := self.problem(self.count):
             raise FederationError(f"round {self._round + 1} is not private: {problem}")
         total = self._calibrated.decode(self.codec, self._clip, self._secure.total())
-        size = self._schema.numel
-        error = rounding_error(total[:size], self._total[:size])
-        self._metrics["secure/quantization_error"] = error
+        if self._total is not None:
+            size = self._schema.numel
+            error = rounding_error(total[:size], self._total[:size])
+            self._metrics["secure/quantization_error"] = error
         return self._release(total, self._schema)
 
     def empty(self, schema: AdapterSchema) -> AdapterState | None:

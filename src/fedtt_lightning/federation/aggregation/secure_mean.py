@@ -10,18 +10,18 @@ from torch import Tensor
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
 from fedtt_lightning.federation.aggregation.flat import flatten, unflatten
-from fedtt_lightning.federation.aggregation.rule import AggregationRule
+from fedtt_lightning.federation.aggregation.secure_rule import SecureRule
 from fedtt_lightning.federation.fixed_point import FixedPointCodec, Grid, rounding_error
 from fedtt_lightning.federation.secure_sum import ModularSum, SecureSum
 
 
-class SecureMean(AggregationRule):
+class SecureMean(SecureRule):
     """Weighted mean in fixed point: the server gets the sums of `w·Δ` and of `w`, nothing else.
 
     As in Flower's SecAgg+. A client sends `w / max_weight · Δ` and its own `w / max_weight`, each
     rounded to the codec's grid and added modulo 2^bits. The metric `secure/quantization_error` is
     what rounding changed in a round's weighted sum, relative to its length (L2); the simulation
-    measures it with sums that a real server has not got.
+    measures it with sums that a real server has not got, and so does not log.
 
     Args:
         range: largest magnitude of a value of an update; a larger one of the largest client ends
@@ -75,30 +75,54 @@ class SecureMean(AggregationRule):
         self._schema: AdapterSchema | None = None
         self._exact: Tensor | None = None  # the float64 sum, only to measure the rounding
 
+    @property
+    def bits(self) -> int:
+        return self.codec.bits
+
+    def size(self, schema: AdapterSchema) -> int:
+        return schema.numel + 1
+
     def add(self, client: int, start: AdapterState, update: AdapterState, weight: float) -> None:
+        self._check_room(1)
+        values = self._weighted(client, update, weight)
+        self.transport.add(client, self._grid.encode(values))
+        self._exact = values if self._exact is None else self._exact + values
+        self._schema = update.schema
+        self.count += 1
+
+    def message(self, client: int, update: AdapterState, weight: float) -> Tensor:
+        return self._grid.encode(self._weighted(client, update, weight))
+
+    def take(self, total: Tensor, clients: int, schema: AdapterSchema) -> None:
+        self._check_room(clients)
+        self.transport.add(-1, total)  # of nobody in particular
+        self._schema = schema
+        self.count += clients
+
+    def _check_room(self, clients: int) -> None:
+        if self.count + clients > self.clients:
+            raise FederationError(
+                f"more than federation.aggregation.clients={self.clients} clients have answered, "
+                "for whose sum the fixed-point numbers have no room: raise it"
+            )
+
+    def _weighted(self, client: int, update: AdapterState, weight: float) -> Tensor:
+        """Return `w · Δ` and `w`, float64, in units of the largest weight."""
         if weight > self.max_weight:
             raise FederationError(
                 f"client {client} weighs {weight:g}, more than federation.aggregation.max_weight="
                 f"{self.max_weight:g}: raise it"
             )
-        if self.count == self.clients:
-            raise FederationError(
-                f"more than federation.aggregation.clients={self.clients} clients have answered, "
-                "for whose sum the fixed-point numbers have no room: raise it"
-            )
         values = flatten(update)
         share = weight / self.max_weight
         # The weight, in units of the range, so that one grid serves both.
-        message = torch.cat([values * share, values.new_tensor([share * self.range])])
-        self.transport.add(client, self._grid.encode(message))
-        self._exact = message if self._exact is None else self._exact + message
-        self._schema = update.schema
-        self.count += 1
+        return torch.cat([values * share, values.new_tensor([share * self.range])])
 
     def result(self, old: AdapterState) -> AdapterState:
-        assert self._schema is not None and self._exact is not None
+        assert self._schema is not None
         total = self._grid.decode(self.transport.total())
-        self._quantization_error = rounding_error(total[:-1], self._exact[:-1])
+        if self._exact is not None:
+            self._quantization_error = rounding_error(total[:-1], self._exact[:-1])
         weight = float(total[-1]) / self.range
         if weight <= 0:
             raise FederationError(
