@@ -65,7 +65,7 @@ def _header(data: bytes) -> dict[str, Any]:
     size = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + size]) if 2 <= size <= len(data) - 8 else None
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise FederationError("the payload is no safetensors: its header cannot be read")
