@@ -62,24 +62,12 @@ class Communication(Callback):
             self.count_upload(self._size(loop, loop.travelling, client, codec))
             self.uploads += 1
 
-    def on_client_start(
-        self, trainer: Trainer, pl_module: LightningModule, visit: Visit, resumed: bool
-    ) -> None:
-        """Count the download of what changed since the client's last visit."""
-        if not resumed:
-            self._download(find_federation(trainer).loop, visit.client, visit.round)
-
-    def on_client_update(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        visit: Visit,
-        update: AdapterState,
-    ) -> None:
-        """Count the upload of the tensors that trained."""
+    def on_client_end(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:
+        """Count the download of what changed since the client's last visit, and its upload."""
         federation = find_federation(trainer)
-        schema, codec = update.schema, federation.upload
-        self.count_upload(self._size(federation.loop, schema, visit.client, codec))
+        loop, codec = federation.loop, federation.upload
+        self._download(loop, visit.client, visit.round)
+        self.count_upload(self._size(loop, loop.travelling, visit.client, codec))
         self.uploads += 1
 
     def on_aggregate(
