@@ -35,12 +35,12 @@ def test_answers_come_in_the_order_in_which_they_are_given(folder: Path) -> None
     with LocalServer(folder / "a", 100) as a, LocalServer(folder / "b", 100) as b:
         answer_once(a, after=0.3)
         answer_once(b)
-        transport = DirectTransport([folder / "a", folder / "b"])
+        transport = DirectTransport([folder / "a", folder / "b"], 100)
         assert list(transport.exchange({0: b"x", 1: b"y"}, 10)) == [(1, b"yy"), (0, b"xx")]
 
 
 def test_nodes_are_the_sockets_with_a_listener(folder: Path) -> None:
-    transport = DirectTransport([folder / "a", folder / "b", folder / "c"])
+    transport = DirectTransport([folder / "a", folder / "b", folder / "c"], 100)
     assert transport.nodes() == []
     with LocalServer(folder / "c", 100):
         assert transport.nodes() == [2]
@@ -52,7 +52,7 @@ def test_a_silo_that_is_not_there_or_hangs_up_is_a_failure(folder: Path) -> None
     with LocalServer(folder / "a", 100) as server:
         hangs_up = Thread(target=lambda: server.accept(10).close(), daemon=True)
         hangs_up.start()
-        transport = DirectTransport([folder / "a", folder / "b"])
+        transport = DirectTransport([folder / "a", folder / "b"], 100)
         answers = dict(transport.exchange({0: b"x", 1: b"x"}, 10))
     assert isinstance(answers[0], Failure) and "hung up" in answers[0].reason
     assert isinstance(answers[1], Failure) and "no process listens" in answers[1].reason
@@ -61,8 +61,7 @@ def test_a_silo_that_is_not_there_or_hangs_up_is_a_failure(folder: Path) -> None
 def test_an_answer_over_the_limit_is_a_failure(folder: Path) -> None:
     with LocalServer(folder / "a", 100) as server:
         answer_once(server)
-        transport = DirectTransport([folder / "a"])
-        transport.limit = 9
+        transport = DirectTransport([folder / "a"], 9)
         ((_, answer),) = transport.exchange({0: b"x" * 5}, 10)
     assert answer == Failure("the frame has 10 bytes, but at most 9 are allowed")
 
@@ -71,6 +70,6 @@ def test_it_ends_at_the_deadline_without_those_that_are_silent(folder: Path) -> 
     with LocalServer(folder / "a", 100), LocalServer(folder / "b", 100) as b:
         answer_once(b)
         begin = monotonic()
-        transport = DirectTransport([folder / "a", folder / "b"])
+        transport = DirectTransport([folder / "a", folder / "b"], 100)
         assert list(transport.exchange({0: b"x", 1: b"y"}, 0.5)) == [(1, b"yy")]
         assert monotonic() - begin < 5

@@ -13,7 +13,6 @@ from fedtt_lightning.errors import FederationError
 from fedtt_lightning.silo.local_socket import ask, connect
 from fedtt_lightning.silo.transport import Failure
 
-_LIMIT = 1 << 30
 _GRACE = 1.0  # seconds an abandoned request stays open after the deadline
 
 
@@ -21,12 +20,14 @@ class DirectTransport:
     """A `Transport` to silos that listen on sockets of this machine.
 
     Args:
-        paths: the silos' sockets; a node's number is its place among them.
+        paths: the silos' sockets; a silo's place among them is its node's number, too.
+        limit: bytes an answer may have; of a longer one no more is read.
     """
 
-    def __init__(self, paths: Sequence[str | Path]) -> None:
+    def __init__(self, paths: Sequence[str | Path], limit: int) -> None:
         self._paths = list(paths)
-        self.limit = _LIMIT
+        self._limit = limit
+        self.silos = {place: place for place in range(len(self._paths))}
 
     def nodes(self) -> list[int]:
         """Return the places of the sockets on which somebody listens."""
@@ -59,7 +60,7 @@ class DirectTransport:
         answers: SimpleQueue[tuple[int, bytes | Failure]],
     ) -> None:
         try:
-            answers.put((node, ask(self._paths[node], payload, self.limit, timeout)))
+            answers.put((node, ask(self._paths[node], payload, self._limit, timeout)))
         except FederationError as error:
             answers.put((node, Failure(str(error))))
 

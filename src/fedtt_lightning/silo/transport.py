@@ -17,13 +17,12 @@ class Failure:
 class Transport(Protocol):
     """Carries requests to the nodes of a federation, each of which has a number of its own.
 
-    It may restart what it consists of, but keeps a node's number as long as the node is there.
-
     Attributes:
-        limit: bytes an answer may have; of a longer one no more is read.
+        silos: which silo each node is, by its place in the configuration; no node can be another.
     """
 
-    limit: int
+    @property
+    def silos(self) -> Mapping[int, int]: ...
 
     def nodes(self) -> list[int]:
         """Return the nodes that can be reached now."""
