@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 _TRAINER_COMMANDS = {
@@ -44,7 +45,16 @@ and `fit --config FILE --print_config` shows what a run would use.
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, or 2 for input that cannot be used."""
-    args = sys.argv[1:] if argv is None else argv
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _run(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         rows = "\n".join(f"  {name:<10} {what}" for name, what in _COMMANDS.items())
         print(_USAGE.format(commands=rows), end="")
