@@ -79,7 +79,7 @@ class Update:
         loss: mean loss of its batches, None if there is none that is finite.
         seconds: what the visit took.
         epsilon: what the client's privacy has cost so far, None without local privacy.
-        payload: what `payloads.write_update` wrote.
+        payload: what `payloads.write_update` wrote; under secure aggregation public keys.
     """
 
     run: str
@@ -89,6 +89,21 @@ class Update:
     loss: float | None
     seconds: float
     epsilon: float | None
+    payload: bytes = b""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of secure aggregation, after `Train`; a silo answers with the same.
+
+    Attributes:
+        stage: 1 shares secrets, 2 masks the update, 3 unmasks the sum.
+        payload: what the halves of the protocol say, see `secure_letters`.
+    """
+
+    run: str
+    round: int
+    stage: int
     payload: bytes = b""
 
 
@@ -117,9 +132,9 @@ class Refused:
     reason: str
 
 
-Message = Hello | Here | Train | Update | NeedsAll | Done | Refused
+Message = Hello | Here | Train | Update | Stage | NeedsAll | Done | Refused
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Hello, Here, Train, Update, NeedsAll, Done, Refused)
+    kind.__name__: kind for kind in (Hello, Here, Train, Update, Stage, NeedsAll, Done, Refused)
 }
 
 

@@ -1,0 +1,95 @@
+"""A silo's answers in secure aggregation, and its memory of the sums it was part of."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from fedtt_lightning.errors import FederationError
+from fedtt_lightning.silo.messages import Stage
+from fedtt_lightning.silo.secure_client import SecureClient
+from fedtt_lightning.silo.secure_letters import read_clients
+
+
+class SecureAnswers:
+    """Takes part in one sum a round with the update of the silo's visit.
+
+    Which clients that sum was over is noted in a file before the silo helps to unmask it. If the
+    server loses it and does the round again, the silo helps with a sum over the same clients only:
+    two sums that differ by a client give its update away.
+
+    Args:
+        client: the silo's number.
+        clients: how many silos there are.
+        bits: of the modulus.
+        note: the file.
+    """
+
+    def __init__(self, client: int, clients: int, bits: int, note: Path) -> None:
+        self._client, self._clients, self._bits = client, clients, bits
+        self._note = note
+        self._half: SecureClient | None = None
+        self._open = ("", -1)
+        self._values = np.empty(0, np.uint64)
+
+    def begin(self, run: str, round: int, values: Tensor) -> bytes:
+        """Return new public keys for a round, in answer to `Train`.
+
+        Args:
+            values: what `SecureRule.message` gave, int64 (n,).
+        """
+        self._half = SecureClient(self._client, self._clients, secure_purpose(run, round))
+        self._open = run, round
+        self._values = values.cpu().numpy().astype(np.uint64)
+        return self._half.keys()
+
+    def answer(self, ask: Stage) -> Stage:
+        """Return what the silo says in a stage.
+
+        Raises:
+            FederationError: the round is not open here, or the stage is one that an honest server
+                does not ask for.
+        """
+        if self._half is None or self._open != (ask.run, ask.round):
+            raise FederationError(
+                f"secure aggregation of round {ask.round + 1} is not open here: its keys were lost "
+                "when the silo started again"
+            )
+        if ask.stage == 1:
+            payload = self._half.share(ask.payload)
+        elif ask.stage == 2:
+            payload = self._half.masked(ask.payload, self._values, self._bits)
+        elif ask.stage == 3:
+            self._remember(ask)
+            payload = self._half.reveal(ask.payload)
+        else:
+            raise FederationError(f"secure aggregation has no stage {ask.stage}")
+        return Stage(ask.run, ask.round, ask.stage, payload)
+
+    def _remember(self, ask: Stage) -> None:
+        """Note which clients a sum is over, unless another one of the round or later is noted."""
+        members = sorted(read_clients(ask.payload))
+        new = {"run": ask.run, "round": ask.round, "clients": members}
+        if self._note.exists():
+            old = json.loads(self._note.read_text())
+            if old["run"] == ask.run and old != new and old["round"] >= ask.round:
+                raise FederationError(
+                    f"round {ask.round + 1} is asked to be unmasked for clients {members}, but "
+                    f"round {old['round'] + 1} was for clients {old['clients']}: two different "
+                    "sums would give single updates away"
+                )
+        temporary = self._note.with_name(self._note.name + ".tmp")
+        with temporary.open("w") as file:
+            json.dump(new, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._note)
+
+
+def secure_purpose(run: str, round: int) -> bytes:
+    """Return what binds the secrets of a round to it."""
+    return f"{run}\0{round}".encode()
