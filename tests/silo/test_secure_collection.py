@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
@@ -16,7 +17,7 @@ pytest.importorskip("Crypto")
 from fedtt_lightning.errors import FederationError
 from fedtt_lightning.silo.direct_transport import DirectTransport
 from fedtt_lightning.silo.local_socket import LocalServer
-from fedtt_lightning.silo.messages import Refused, Stage, decode, encode
+from fedtt_lightning.silo.messages import Refused, Stage, Update, decode, encode
 from fedtt_lightning.silo.secure_answers import SecureAnswers
 from fedtt_lightning.silo.secure_collection import SecureCollection
 
@@ -45,6 +46,14 @@ def serve(server: LocalServer, answers: SecureAnswers, spoil: Spoil | None, over
             request.reply(data)
 
 
+def keys_of(answers: SecureAnswers, round: int, client: int) -> bytes:
+    trained = Update("run", round, client, 10, None, 1.0, None, answers.write(ROWS[client]))
+    answer = decode(answers.begin(encode(trained)), LIMIT)
+    assert isinstance(answer, Update)
+    assert replace(answer, payload=b"") == replace(trained, payload=b"")
+    return answer.payload
+
+
 class Silos:
     """Four silos of one run in threads, which keep their notes when they start anew."""
 
@@ -54,8 +63,8 @@ class Silos:
     @contextlib.contextmanager
     def answering(self, spoil: dict[int, Spoil], round: int = 0) -> Iterator[SecureCollection]:
         paths = [self.folder / str(client) for client in range(4)]
-        answers = [SecureAnswers(c, 4, 32, self.folder / f"note-{c}") for c in range(4)]
-        self.keys = {c: answers[c].begin("run", round, ROWS[c]) for c in range(4)}
+        answers = [SecureAnswers(c, 4, 32, 2, self.folder / f"note-{c}") for c in range(4)]
+        self.keys = {c: keys_of(answers[c], round, c) for c in range(4)}
         over = Event()
         with contextlib.ExitStack() as stack:
             servers = [stack.enter_context(LocalServer(path, LIMIT)) for path in paths]

@@ -8,6 +8,7 @@ pytest.importorskip("cryptography")
 pytest.importorskip("Crypto")
 
 from fedtt_lightning.errors import FederationError
+from fedtt_lightning.silo.secure_client import SecureClient
 from fedtt_lightning.silo.secure_crypto import SECRET, KeyPair, join_secret, split_secret
 from fedtt_lightning.silo.secure_letters import (
     LETTER,
@@ -85,9 +86,9 @@ def test_seed_and_private_key_of_one_client_are_never_both_revealed() -> None:
 @pytest.mark.parametrize(
     ("needed", "members", "message"),
     [
-        (2, [0, 1, 2, 3], "needs more than half of them and two or more, not 2"),
-        (5, [0, 1, 2, 3], "more than half of them and two or more, not 5"),
-        (1, [0], "two or more, not 1"),
+        (2, [0, 1, 2, 3], "needs more than half of them and 2 or more, not 2"),
+        (5, [0, 1, 2, 3], "more than half of them and 2 or more, not 5"),
+        (1, [0], "2 or more, not 1"),
         (3, [1, 2, 3], "lacks this client's own keys"),
     ],
 )
@@ -98,6 +99,14 @@ def test_books_with_too_few_or_without_oneself(
     _, keys = reveal_book(round)
     with pytest.raises(FederationError, match=message):
         round.clients[0].share(write_book(needed, {c: keys[c] for c in members}))
+
+
+def test_a_client_may_ask_for_more_than_half() -> None:
+    round = SecureRound(ROWS)
+    round.clients[0] = SecureClient(0, 9, b"round 3", fewest=4)
+    needed, keys = reveal_book(round)
+    with pytest.raises(FederationError, match="half of them and 4 or more, not 3"):
+        round.clients[0].share(write_book(needed, keys))
 
 
 def test_books_with_strangers_or_a_key_twice() -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from fedtt_lightning.errors import FederationError
-from fedtt_lightning.silo.messages import Stage
+from fedtt_lightning.silo.messages import Stage, Update, decode, encode
 from fedtt_lightning.silo.secure_client import SecureClient
-from fedtt_lightning.silo.secure_letters import read_clients
+from fedtt_lightning.silo.secure_letters import (
+    integer_bytes,
+    read_clients,
+    read_integers,
+    write_integers,
+)
 
 
 class SecureAnswers:
@@ -26,26 +32,33 @@ class SecureAnswers:
         client: the silo's number.
         clients: how many silos there are.
         bits: of the modulus.
+        fewest: clients whose sum the server may know.
         note: the file.
     """
 
-    def __init__(self, client: int, clients: int, bits: int, note: Path) -> None:
-        self._client, self._clients, self._bits = client, clients, bits
+    def __init__(self, client: int, clients: int, bits: int, fewest: int, note: Path) -> None:
+        self._client, self._clients = client, clients
+        self._bits, self._fewest = bits, fewest
         self._note = note
         self._half: SecureClient | None = None
         self._open = ("", -1)
         self._values = np.empty(0, np.uint64)
 
-    def begin(self, run: str, round: int, values: Tensor) -> bytes:
-        """Return new public keys for a round, in answer to `Train`.
+    def write(self, values: Tensor) -> bytes:
+        """Return what `SecureRule.message` gave, int64 (n,), as the payload for `begin`."""
+        return write_integers(values.cpu().numpy().astype(np.uint64), self._bits)
 
-        Args:
-            values: what `SecureRule.message` gave, int64 (n,).
-        """
-        self._half = SecureClient(self._client, self._clients, secure_purpose(run, round))
-        self._open = run, round
-        self._values = values.cpu().numpy().astype(np.uint64)
-        return self._half.keys()
+    def begin(self, answer: bytes) -> bytes:
+        """Return what leaves of an answer to `Train`: new public keys in place of its payload."""
+        update = decode(answer, len(answer))
+        if not isinstance(update, Update):
+            return answer
+        self._open = update.run, update.round
+        purpose = secure_purpose(*self._open)
+        self._half = SecureClient(self._client, self._clients, purpose, self._fewest)
+        size = len(update.payload) // integer_bytes(self._bits)
+        self._values = read_integers(update.payload, self._bits, size)
+        return encode(replace(update, payload=self._half.keys()))
 
     def answer(self, ask: Stage) -> Stage:
         """Return what the silo says in a stage.

@@ -44,10 +44,11 @@ class SecureClient:
         client: its number.
         clients: how many there are; others' numbers are below.
         purpose: names run and round; all secrets are bound to it.
+        fewest: clients whose sum this one lets the server know.
     """
 
-    def __init__(self, client: int, clients: int, purpose: bytes) -> None:
-        self.client, self._clients = client, clients
+    def __init__(self, client: int, clients: int, purpose: bytes, fewest: int = 2) -> None:
+        self.client, self._clients, self._fewest = client, clients, max(2, fewest)
         self._purpose = PURPOSE + purpose
         self._masking, self._sealing = KeyPair(), KeyPair()
         self._seed = new_secret()
@@ -79,10 +80,10 @@ class SecureClient:
         if len(set(public)) < len(public):
             raise FederationError("the book of secure aggregation holds a public key twice")
         # Then two sums over different clients, both above the threshold, have a client in common.
-        if not max(2, len(keys) // 2 + 1) <= needed <= len(keys):
+        if not max(self._fewest, len(keys) // 2 + 1) <= needed <= len(keys):
             raise FederationError(
-                f"a secure sum of {len(keys)} clients needs more than half of them and two or "
-                f"more, not {needed}"
+                f"a secure sum of {len(keys)} clients needs more than half of them and "
+                f"{self._fewest} or more, not {needed}"
             )
         self._needed, self._book = needed, keys
         order = sorted(keys)

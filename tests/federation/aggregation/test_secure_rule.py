@@ -46,3 +46,9 @@ def test_more_clients_than_there_is_room_for() -> None:
     message = rule.message(0, update(ROWS[0]), 1.0)
     with pytest.raises(FederationError, match="more than federation"):
         rule.take(3 * message, 3, SCHEMA)
+
+
+def test_fewest_clients_of_a_sum() -> None:
+    assert SecureMean().fewest(4) == 1
+    assert shared(1.3, fewest=3).fewest(4) == 3  # on whom the noise is shared out
+    assert shared(1.3, fewest=3).fewest(2) == 3

@@ -22,6 +22,11 @@ class SecureRule(AggregationRule):
     def bits(self) -> int | None:
         """The modulus is `2^bits`; None if the rule is set to add up plain numbers."""
 
+    def fewest(self, clients: int) -> int:
+        """Return over how many of so many clients there may be a sum; more than that for never."""
+        counts = range(1, clients + 1)
+        return next((n for n in counts if self.problem(n) is None), clients + 1)
+
     @abstractmethod
     def size(self, schema: AdapterSchema) -> int:
         """Return how many integers a client sends for these tensors."""
