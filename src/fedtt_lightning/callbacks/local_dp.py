@@ -158,8 +158,9 @@ class LocalDP(Callback):
         Raises:
             ConfigError: they have not, or the loss is no mean over examples.
         """
-        loop = find_federation(trainer).loop
-        self._plan.check_spent(self.ledger, loop)
+        federation = find_federation(trainer)
+        loop = federation.loop
+        self._plan.check_spent(self.ledger, loop, or_less=federation.exchange is not None)
         if loop.round < 0:
             check_mean_loss(trainer, pl_module)
             check_examples_apart(trainer, pl_module)
