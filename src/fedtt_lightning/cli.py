@@ -113,11 +113,11 @@ class FederatedCLI(LightningCLI):
         """Leave the config as it is: a checkpoint of another model is an error, not a config."""
 
 
-def main(args: list[str]) -> int:
-    """Run a trainer command and return the exit code."""
+def main(args: list[str], kind: type[FederatedCLI] = FederatedCLI) -> int:
+    """Run a trainer command of this kind and return the exit code."""
     silence_libraries()
     try:
-        FederatedCLI(args)
+        kind(args)
     except (FedTTError, MisconfigurationException) as error:
         return _fail(str(error))
     except RuntimeError as error:

@@ -126,7 +126,8 @@ def log_round_end(
         "fed/clients": clients,
         "fed/clients_rejected": len(loop.rejected),
     }
-    if federation.failures is not None:
+    served = federation.exchange is not None and federation.exchange.received
+    if served or federation.failures is not None:
         values["fed/clients_dropped"] = len(loop.plan.dropped)
         values["fed/clients_late"] = len(loop.plan.late)
     if (loss := federation.loss.mean()) is not None:

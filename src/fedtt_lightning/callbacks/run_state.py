@@ -22,7 +22,7 @@ def save_run(loop: FederatedLoop, loss: RoundLoss) -> dict[str, Any]:
     return {
         "loop": loop.state_dict(),
         "loss": loss.state_dict(),
-        "settings": _settings(loop),
+        "settings": run_settings(loop),
         "clients": len(loop.planner.sizes),
         "batching": loop.planner.batching,
         "grads": {
@@ -40,7 +40,7 @@ def load_run(state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss) -> Non
         ConfigError: the checkpoint is of another model, method, schedule or experiment.
     """
     check_same_run(state["loop"], loop.schema, loop.planner.experiment)
-    for key, ours in _settings(loop).items():
+    for key, ours in run_settings(loop).items():
         if (theirs := state["settings"].get(key)) != ours:
             raise ConfigError(
                 f"the checkpoint was trained with {theirs}, this run has {ours}: use the same {key}"
@@ -55,7 +55,7 @@ def load_run(state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss) -> Non
     loss.load_state_dict(state["loss"])
 
 
-def _settings(loop: FederatedLoop) -> dict[str, str]:
+def run_settings(loop: FederatedLoop) -> dict[str, str]:
     """Return what must be the same in a resumed run, by what a user would change."""
     return {
         "FactorFreezing callback": repr(loop.schedule),

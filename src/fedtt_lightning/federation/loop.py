@@ -223,7 +223,7 @@ class FederatedLoop:
         """
         assert self.plan is not None
         self.is_open, count = False, self.aggregation.count
-        if count == 0:
+        if count == 0 and self.plan.visits:
             raise no_usable_update(self.round, self.rejected)
         if self.skipped:
             self._too_few(self.plan, count)

@@ -1,0 +1,141 @@
+"""Which silos have joined: each is greeted, and refused if it would take part differently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic, sleep
+
+from fedtt_lightning import __version__
+from fedtt_lightning.errors import FederationError
+from fedtt_lightning.silo.messages import PROTOCOL, Hello, Here, Refused, decode, encode
+from fedtt_lightning.silo.transport import Failure, Transport
+
+_GREETING = 10.0  # seconds a silo has to say who it is, which its worker does while it trains, too
+_LARGEST_ANSWER = 1 << 20
+_PAUSE = 0.5
+
+
+class Roster:
+    """The silos that have joined; silo k is client k.
+
+    Args:
+        transport: reaches the nodes.
+        run: name of the run.
+        examples: of each client, where an earlier process of the run knew them.
+
+    Attributes:
+        joined: the node of each client that has joined.
+        examples: of each client that has ever joined.
+        trouble: why clients that have not joined have not, where it is known.
+    """
+
+    def __init__(self, transport: Transport, run: str, examples: tuple[int, ...] = ()) -> None:
+        self._transport = transport
+        self._run = run
+        self._clients = len(transport.silos)
+        self._settings: Mapping[str, str] = {}
+        self._theirs: dict[int, dict[str, str]] = {}
+        self.trouble: dict[int, str] = {}
+        self.joined: dict[int, int] = {}
+        self.examples = dict(enumerate(examples))
+
+    def wait(self, timeout: float) -> None:
+        """Return when all silos have joined, or after `timeout` seconds."""
+        end, shown = monotonic() + timeout, -1
+        while True:
+            self.greet()
+            if len(self.joined) != shown:
+                shown = len(self.joined)
+                print(f"{shown} of {self._clients} silos have joined", flush=True)
+            if not self.missing or monotonic() >= end:
+                return
+            sleep(_PAUSE)
+
+    @property
+    def missing(self) -> str:
+        """Which clients have not joined, and why if that is known; empty if all have."""
+        clients = [client for client in range(self._clients) if client not in self.joined]
+        why = [self.trouble.get(client, "no connection") for client in clients]
+        return "; ".join(f"client {client}: {w}" for client, w in zip(clients, why, strict=True))
+
+    def greet(self) -> None:
+        """Ask the nodes that have not joined who they are, and forget those that are gone."""
+        online = self._transport.nodes()
+        for client, node in list(self.joined.items()):
+            if node not in online:
+                self.leave(client, "it has gone")
+        hello = encode(Hello(self._run))
+        new = [node for node in online if node not in self.joined.values()]
+        refused = {}
+        for node, answer in self._transport.exchange(dict.fromkeys(new, hello), _GREETING):
+            client = self._transport.silos[node]
+            if isinstance(answer, Failure):
+                self.trouble[client] = answer.reason
+                continue
+            try:
+                self._admit(client, answer)
+                self.joined[client] = node
+            except FederationError as error:
+                refused[node] = str(error)
+        self._refuse(refused)
+
+    def leave(self, client: int, why: str) -> None:
+        """Greet a client again before it takes part again."""
+        self.trouble[client] = why
+        self.joined.pop(client, None)
+
+    def compare(self, settings: Mapping[str, str]) -> None:
+        """Refuse silos that have not got these settings, from now on."""
+        self._settings = settings
+        refused = {}
+        for client, node in list(self.joined.items()):
+            try:
+                self._compare(client, self._theirs[client])
+            except FederationError as error:
+                self.leave(client, "")
+                refused[node] = str(error)
+        self._refuse(refused)
+
+    def _admit(self, client: int, answer: bytes) -> None:
+        here = decode(answer, _LARGEST_ANSWER)
+        if isinstance(here, Refused):
+            raise FederationError(here.reason)
+        if not isinstance(here, Here):
+            raise FederationError(f"it answered {type(here).__name__} to Hello")
+        if (here.version, here.protocol) != (__version__, PROTOCOL):
+            raise FederationError(
+                f"it has fedtt-lightning {here.version} (protocol {here.protocol}), the server "
+                f"{__version__} (protocol {PROTOCOL}): install the same version"
+            )
+        if (here.client, here.clients) != (client, self._clients):
+            raise FederationError(
+                f"it has silo.client {here.client} and silo.clients {here.clients}, but is silo "
+                f"{client} of {self._clients} at the server: use these numbers"
+            )
+        known = self.examples.get(client, here.examples)
+        if here.examples < 1 or here.examples != known:
+            raise FederationError(
+                f"it has {here.examples} examples, but {known} are known to the server: use the "
+                "same data for the whole run"
+            )
+        self._compare(client, here.settings)
+        self._theirs[client] = here.settings
+        self.examples[client] = here.examples
+
+    def _compare(self, client: int, theirs: Mapping[str, str]) -> None:
+        for key, ours in self._settings.items():
+            if (other := theirs.get(key, "nothing")) != ours:
+                raise FederationError(
+                    f"the server has {ours}, client {client} has {other}: use the same {key}"
+                )
+
+    def _refuse(self, reasons: Mapping[int, str]) -> None:
+        """Tell nodes why they cannot take part, and say it here if it is news."""
+        for node, reason in reasons.items():
+            client = self._transport.silos[node]
+            if self.trouble.get(client) != reason:
+                print(f"client {client} is refused: {reason}", flush=True)
+            self.trouble[client] = reason
+        letters = {node: encode(Refused(reason)) for node, reason in reasons.items()}
+        for _ in self._transport.exchange(letters, _GREETING):
+            pass

@@ -1,0 +1,58 @@
+"""Which federation a server's folder belongs to, known before its first checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from secrets import token_hex
+
+from fedtt_lightning.errors import ConfigError
+
+_NAME = "federation.json"
+
+
+@dataclass(frozen=True)
+class FederationFile:
+    """What a server that was killed must find again: silos keep state of this one run.
+
+    Attributes:
+        run: the name by which silos know the run.
+        examples: of each client; empty until all silos have joined once.
+    """
+
+    run: str
+    examples: tuple[int, ...] = ()
+
+    @classmethod
+    def open(cls, folder: Path) -> FederationFile:
+        """Read the folder's file, or write one with a new run's name.
+
+        Raises:
+            ConfigError: the file cannot be read, or is something else.
+        """
+        path = folder / _NAME
+        if not path.exists():
+            new = cls(token_hex(8))
+            new.save(folder)
+            return new
+        try:
+            found = json.loads(path.read_text())
+            return cls(str(found["run"]), tuple(int(number) for number in found["examples"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            raise ConfigError(
+                f"{path} does not tell which run this folder belongs to: choose another "
+                "trainer.default_root_dir, or remove the folder to begin anew"
+            ) from None
+
+    def save(self, folder: Path) -> None:
+        """Write the file, whole or not at all."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / f".{_NAME}.partial"
+            partial.write_text(json.dumps(asdict(self)) + "\n")
+            partial.replace(folder / _NAME)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to {folder} ({error.strerror}): change trainer.default_root_dir"
+            ) from None
