@@ -127,3 +127,26 @@ def test_table_reads_no_large_dataset_for_its_labels(monkeypatch: pytest.MonkeyP
         assert module.train_data.reads >= expected
         assert ("label 0" in table) == bool(expected)
         assert expected or module.train_data.reads == 0
+
+
+def test_a_silos_own_data_are_those_of_its_client():
+    data = Points(n=20, clients=1, client_holdout=0.25)
+    data.silo = (2, 4)
+    data.setup("fit")
+    data.federate(1)
+    assert data.clients.sizes.tolist() == [0, 0, 15, 0]
+    assert data.held_out.sizes.tolist() == [0, 0, 5, 0]
+    assert sorted([*data.clients[2], *data.held_out[2]]) == list(range(20))
+
+
+def test_data_divided_among_all_silos_stay_as_they_are():
+    data, whole = Points(clients=4), federated(clients=4)
+    data.silo = (2, 4)
+    data.setup("fit")
+    data.federate(1)
+    assert data.clients.digest() == whole.clients.digest()
+    data = Points(clients=3)
+    data.silo = (2, 4)
+    data.setup("fit")
+    with pytest.raises(ConfigError, match=r"data\.clients is 3.*silo\.clients=4"):
+        data.federate(1)

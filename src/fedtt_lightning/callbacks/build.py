@@ -55,9 +55,10 @@ def make_planner(
     data.processes = (silo.rank, silo.size)
     limit = trainer.limit_train_batches
     options = data.loader
+    sizes = data.clients.sizes
     planner = RoundPlanner(
         experiment=experiment,
-        sizes=data.clients.sizes,
+        sizes=np.where(sizes, sizes, sizes.max()),  # nothing is known of clients elsewhere
         batches_per_epoch=lambda size: batches_per_epoch(size, data.loader, silo.size),
         sampler=settings.sampler,
         local_epochs=settings.local_epochs,

@@ -15,6 +15,7 @@ from fedtt_lightning.federation import (
     AdapterState,
     FederatedLoop,
     UploadCodec,
+    UploadMessage,
     Visit,
     seed_for,
 )
@@ -34,11 +35,15 @@ class UploadChannel:
     Args:
         codec: writes the messages; without one the server gets updates as they are.
         store: what clients keep; nothing without it.
+
+    Attributes:
+        message: the update that was sent last, as it travels; None without a codec.
     """
 
     def __init__(self, codec: UploadCodec | None = None, store: ClientStore | None = None) -> None:
         self.codec = codec
         self._store = store
+        self.message: UploadMessage | None = None
 
     @classmethod
     def open(
@@ -73,11 +78,12 @@ class UploadChannel:
         key = seed_for(loop.planner.experiment, "upload", visit.round, visit.client)
         schema = loop.message_schema(update.schema, visit.client)
         if self._store is None:
-            return transmit(self.codec, update, key, schema=schema)[0]
+            received, _, self.message = transmit(self.codec, update, key, schema=schema)
+            return received
         shapes = {s.name: s.shape for s in loop.schema.specs if s.name not in loop.private}
         kept = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
         kept = self._store.load(visit.client, visit.round, AdapterSchema.of(kept)) or kept
-        received, kept = transmit(self.codec, update, key, kept, schema)
+        received, kept, self.message = transmit(self.codec, update, key, kept, schema)
         if received.is_finite():
             if trainer.is_global_zero:
                 self._store.save(visit.client, visit.round, kept)

@@ -63,12 +63,16 @@ class ClientDataModule(LightningDataModule):
     `partition=None` is `IID()`. `client_holdout`, from 0 to below 1, is the share of each client's
     own examples that it does not train on: after `federate`, `clients` holds what trains and
     `held_out` the rest, by the same client numbers (None at 0).
+
+    With `silo` (k, n), of a federation whose n clients are in different places, data of one client
+    become those of client k; data divided among n clients stay as they are, of which k trains.
     """
 
     train_data: Any
     loader: LoaderOptions
     clients: Partition
     held_out: Partition | None = None
+    silo: tuple[int, int] | None = None
     label_names: list[str] | None = None
     processes: tuple[int, int] = (0, 1)
 
@@ -134,6 +138,9 @@ class ClientDataModule(LightningDataModule):
             clients, self.held_out = clients.split(
                 self.client_holdout, generator_for(seed, "client holdout")
             )
+        if self.silo is not None and len(clients) != self.silo[1]:
+            clients = clients.placed(*self.silo)
+            self.held_out = self.held_out and self.held_out.placed(*self.silo)
         self.clients = clients
         self._federated_with = (self.train_data, seed)
 

@@ -88,6 +88,21 @@ class Partition:
             Partition(self._order[taken], bounds),
         )
 
+    def placed(self, client: int, clients: int) -> Partition:
+        """Return a single client's examples as those of `client` of `clients`, others having none.
+
+        Raises:
+            ConfigError: they are those of several.
+        """
+        if len(self) != 1:
+            raise ConfigError(
+                f"data.clients is {len(self)}, but a silo's data are its own (set it to 1), or are "
+                f"divided among all silos (set it to silo.clients={clients})"
+            )
+        bounds = np.zeros(clients + 1, dtype=np.int64)
+        bounds[client + 1 :] = len(self._order)
+        return Partition(self._order, bounds)
+
     def count(self, classes: np.ndarray, num_classes: int) -> np.ndarray:
         """Return how many examples of each class a client holds, int64 [clients, num_classes].
 

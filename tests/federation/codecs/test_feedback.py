@@ -46,7 +46,7 @@ def test_what_is_read_and_what_is_kept_add_up(codec: UploadCodec) -> None:
         names = {"head", f"core_{round % 2}"}
         update = random_update(SCHEMA.select(names), round)
         waiting = {name: value for name, value in kept.items() if name not in names}
-        received, kept = transmit(codec, update, round, kept)
+        received, kept, _ = transmit(codec, update, round, kept)
         assert received.schema == update.schema
         for name, value in waiting.items():
             assert torch.equal(kept[name], value)
@@ -60,7 +60,7 @@ def test_what_is_read_and_what_is_kept_add_up(codec: UploadCodec) -> None:
 
 def test_without_what_was_kept_it_is_the_codec_alone() -> None:
     update = random_update(SCHEMA, 0)
-    received, kept = transmit(Int8(), update, 9)
+    received, kept, _ = transmit(Int8(), update, 9)
     alone = Int8().decode(Int8().encode(update, 9))
     for dtype, buffer in alone.buffers.items():
         assert torch.equal(received.buffers[dtype], buffer)
@@ -79,7 +79,7 @@ def descend(feedback: bool, step: float = 0.02, rounds: int = 600) -> float:
         for client, apart in enumerate([10.0, -10.0]):
             pull = minimum - place + [apart, 0.0]
             update = an_update(*(step * pull), dtype="float64")
-            received, left = transmit(TopK(0.5), update, 0, kept[client])
+            received, left, _ = transmit(TopK(0.5), update, 0, kept[client])
             kept[client] = left if feedback else {}
             read.append(received.buffers["float64"].numpy())
         place = place + np.mean(read, axis=0)
@@ -103,7 +103,7 @@ def test_smaller_ranks_send_their_corner() -> None:
     )
     update = random_update(small, 0).padded(SCHEMA)
     assert int((update.tensors()["core_1"] != 0).sum()) == 16
-    received, kept = transmit(Int8(), update, 4, schema=small)
+    received, kept, _ = transmit(Int8(), update, 4, schema=small)
     alone = Int8().decode(Int8().encode(update.cut(small), 4))
     assert alone.schema == small
     for name, value in alone.tensors().items():

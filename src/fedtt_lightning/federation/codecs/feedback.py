@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from fedtt_lightning.federation.adapter_state import AdapterSchema, AdapterState
-from fedtt_lightning.federation.codecs.codec import UploadCodec
+from fedtt_lightning.federation.codecs.codec import UploadCodec, UploadMessage
 
 
 def transmit(
@@ -16,8 +16,8 @@ def transmit(
     key: int,
     residual: Mapping[str, Tensor] | None = None,
     schema: AdapterSchema | None = None,
-) -> tuple[AdapterState, dict[str, Tensor]]:
-    """Return what the server reads of a client's message, and what the client keeps of its update.
+) -> tuple[AdapterState, dict[str, Tensor], UploadMessage]:
+    """Return what the server reads of a client's message, what the client keeps, and the message.
 
     Seide et al. (Interspeech 2014); Karimireddy et al., arXiv 1901.09847. The client sends its
     update plus what it kept, and keeps the difference to what is read, so that over its visits what
@@ -36,7 +36,8 @@ def transmit(
     wanted = {n: t + kept[n].to(t.device) if n in kept else t for n, t in wanted.items()}
     whole = AdapterState.capture(wanted, update.schema)
     small = whole.cut(schema or update.schema)
-    read = codec.decode(codec.encode(small, key)).padded(update.schema)
+    message = codec.encode(small, key)
+    read = codec.decode(message).padded(update.schema)
     received = {name: tensor.to(wanted[name].device) for name, tensor in read.tensors().items()}
     kept |= {name: wanted[name] - tensor for name, tensor in received.items()}
-    return AdapterState.capture(received, update.schema), kept
+    return AdapterState.capture(received, update.schema), kept, message
