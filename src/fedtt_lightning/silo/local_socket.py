@@ -54,7 +54,7 @@ class LocalServer:
         self._limit = limit
         check_socket_path(self.path, key)
         _check_folder(self.path.parent, key)
-        self._lock = _lock(self.path, key)
+        self._lock: int | None = _lock(self.path, key)
         self.path.unlink(missing_ok=True)  # only a dead process can have left it: the lock is ours
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -94,8 +94,10 @@ class LocalServer:
     def close(self) -> None:
         """Stop listening and remove the socket."""
         self._listener.close()
-        self.path.unlink(missing_ok=True)
-        os.close(self._lock)
+        if self._lock is not None:
+            self.path.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> LocalServer:
         return self

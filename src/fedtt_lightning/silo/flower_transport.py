@@ -1,0 +1,161 @@
+"""The server's end of a federation over Flower: payloads to silos, and their answers."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+from fedtt_lightning.errors import FederationError
+from fedtt_lightning.silo.frames import receive_frame, send_frame
+from fedtt_lightning.silo.local_socket import LocalServer
+from fedtt_lightning.silo.relay import (
+    LIMIT_VARIABLE,
+    OVERHEAD,
+    SOCKET_VARIABLE,
+    Command,
+    Forget,
+    ListNodes,
+    Poll,
+    Send,
+    read_nodes,
+    read_reply,
+    write_command,
+)
+from fedtt_lightning.silo.super_link import SuperLink
+from fedtt_lightning.silo.transport import Failure
+
+_START = 60.0  # seconds the relay may take to come up
+_ANSWER = 60.0  # seconds the relay may take for an answer, beside what it is told to wait
+_GRACE = 2.0  # seconds a message outlives the deadline, so that it never expires before it
+_LOOK = 1.0  # seconds between two looks at whether the SuperLink is alive
+
+
+class _RelayEnded(Exception):
+    """The relay is gone; a new one can be started."""
+
+
+class FlowerTransport:
+    """A `Transport` over Flower's SuperLink, used through a relay that Flower runs.
+
+    Args:
+        host: address to listen on; 0.0.0.0 for all.
+        port: to listen on.
+        folder: for Flower's own files.
+        ca_certificate: the authority's certificate, as silos have it.
+        certificate: the server's, signed by it.
+        private_key: of the server's certificate.
+        node_keys: the silos' public keys, as files; silos with others are refused.
+        limit: bytes a payload may have, either way.
+
+    Attributes:
+        silos: the index in `node_keys` of the key that each node has proved to hold.
+
+    Raises:
+        ConfigError: anything that does not fit, before anything is started.
+        FederationError: Flower did not start.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        folder: str | Path,
+        ca_certificate: str | Path,
+        certificate: str | Path,
+        private_key: str | Path,
+        node_keys: Sequence[str | Path],
+        limit: int,
+    ) -> None:
+        self.limit = limit
+        self._connection: socket.socket | None = None
+        # `folder` may be too long for a socket's path, or open to others.
+        self._own = TemporaryDirectory(prefix="fedtt-")
+        self._server = LocalServer(Path(self._own.name) / "relay", limit + OVERHEAD)
+        try:
+            variables = {SOCKET_VARIABLE: str(self._server.path), LIMIT_VARIABLE: str(limit)}
+            files = (ca_certificate, certificate, private_key)
+            self._link = SuperLink(host, port, Path(folder), *files, node_keys, variables)
+        except BaseException:
+            self._close_socket()
+            raise
+        self.silos = {node: index for index, node in enumerate(self._link.nodes)}
+        try:
+            self._start_relay()
+        except BaseException:
+            self.close()
+            raise
+
+    def nodes(self) -> list[int]:
+        """Return the nodes that are online; Flower notices within 20 s that one is gone."""
+        try:
+            return read_nodes(self._ask(ListNodes()))
+        except _RelayEnded:
+            self._start_relay()
+            return read_nodes(self._ask(ListNodes()))
+
+    def exchange(
+        self, payloads: Mapping[int, bytes], deadline_s: float
+    ) -> Iterator[tuple[int, bytes | Failure]]:
+        """Send each node its payload and yield the answers as they come; see `Transport.exchange`.
+
+        A payload that a node has not fetched by the deadline expires.
+
+        Raises:
+            FederationError: Flower has ended.
+        """
+        end = monotonic() + deadline_s
+        waiting = set(payloads)
+        try:
+            self._ask(Forget())
+            for node, payload in payloads.items():
+                self._ask(Send(node, max(end - monotonic(), 0.0) + _GRACE, payload))
+            while waiting and (left := end - monotonic()) > 0:
+                reply = read_reply(self._ask(Poll(min(left, _LOOK))))
+                if reply is not None:
+                    waiting.discard(reply[0])
+                    yield reply
+        except _RelayEnded:
+            self._start_relay()
+            for node in sorted(waiting):
+                yield node, Failure("the server's relay ended before the answer came")
+
+    def close(self) -> None:
+        """End all of Flower's processes and free the port."""
+        self._link.stop()
+        self._close_socket()
+
+    def _close_socket(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._server.close()
+        self._own.cleanup()
+
+    def _start_relay(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._link.check()
+        self._link.start_app()
+        end = monotonic() + _START
+        while (connection := self._server.accept(_LOOK)) is None:
+            self._link.check()
+            if monotonic() > end:
+                raise FederationError(f"the server's relay did not start: see {self._link.log}")
+        self._connection = connection
+
+    def _ask(self, command: Command) -> bytes:
+        assert self._connection is not None
+        end = monotonic() + _ANSWER
+        try:
+            send_frame(self._connection, write_command(command), _ANSWER)
+            while not select.select([self._connection], [], [], _LOOK)[0]:
+                self._link.check()
+                if monotonic() > end:
+                    raise _RelayEnded
+            return receive_frame(self._connection, self.limit + OVERHEAD, _ANSWER)
+        except FederationError:
+            self._link.check()
+            raise _RelayEnded from None
