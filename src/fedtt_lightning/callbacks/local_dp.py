@@ -45,6 +45,10 @@ class LocalDP(Callback):
     sum, which is then divided by the expected batch size. `data.batch_size` is that expected size.
     The module's loss must be a mean over the examples of a batch, each of which counts by itself.
 
+    With `trainer.strategy` silo_ddp, the processes of a silo share each batch, of `data.batch_size`
+    times their number: each clips its examples' gradients, and noise goes to the sum of all. Every
+    process of the run keeps all accounts.
+
     Without `noise_multiplier` each client's noise is calibrated so that all of its visits in the
     run's `trainer.max_epochs` rounds cost `epsilon`. With both, a client whose next visit would go
     past `epsilon` is left out from then on (`RoundPlan.exhausted`). Each client has one account as
