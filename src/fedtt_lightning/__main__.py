@@ -16,6 +16,7 @@ _COMMANDS = {
     "account": "parameters and bytes of FedTT beside LoRA and others, for known model families",
     "export": "write a checkpoint's adapter in PEFT's format, with a model card",
     "privacy": "noise and epsilon of a planned run, with local and with central DP",
+    "new-federation": "write certificates, keys and configs for a federation of organisations",
 }
 _USAGE = """\
 usage: python -m fedtt_lightning COMMAND [options]
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
-        rows = "\n".join(f"  {name:<10} {what}" for name, what in _COMMANDS.items())
+        rows = "\n".join(f"  {name:<14} {what}" for name, what in _COMMANDS.items())
         print(_USAGE.format(commands=rows), end="")
         return 0 if args else 2
     if args[0] == "--version":
@@ -81,6 +82,10 @@ def _run(args: list[str]) -> int:
         from fedtt_lightning.privacy.command import main as privacy
 
         return privacy(rest)
+    if command == "new-federation":
+        from fedtt_lightning.silo.new_federation import main as new_federation
+
+        return new_federation(rest)
     hint = "put the command first" if command.startswith("-") else f"choose {', '.join(_COMMANDS)}"
     print(f"error: unknown command {command!r}: {hint}", file=sys.stderr)
     return 2

@@ -30,6 +30,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+HOST = "192.0.2.7"
+
+
 def _files(folder: Path) -> list[Path]:
     return [folder / name for name in ("ca.crt", "server.crt", "server.key")]
 
@@ -59,7 +62,7 @@ def _handshake(folder: Path, root: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fed.example.org", "192.0.2.7", "localhost", "127.0.0.1", "::1"])
 def test_tls_accepts_the_server_under_its_names(folder: Path, name: str) -> None:
-    check_server_files(*_files(folder))
+    check_server_files(*_files(folder), HOST)
     check_root_certificate(folder / "ca.crt")
     _handshake(folder, folder / "ca.crt", name)
 
@@ -73,9 +76,14 @@ def test_tls_refuses_other_names_and_authorities(folder: Path) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         _handshake(folder, other / "ca.crt", "fed.example.org")
     with pytest.raises(ConfigError, match=r"serve.certificate: .* was not signed by .*other"):
-        check_server_files(other / "ca.crt", *_files(folder)[1:])
+        check_server_files(other / "ca.crt", *_files(folder)[1:], HOST)
     with pytest.raises(ConfigError, match=r"serve.private_key: .* does not belong to"):
-        check_server_files(*_files(folder)[:2], other / "server.key")
+        check_server_files(*_files(folder)[:2], other / "server.key", HOST)
+
+
+def test_a_certificate_for_another_host(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"serve.host: .* is for other hosts than 192.0.2.8"):
+        check_server_files(*_files(folder), "192.0.2.8")
 
 
 def test_private_files_are_private(folder: Path) -> None:
@@ -99,16 +107,16 @@ def test_expired(folder: Path) -> None:
     old.mkdir()
     write_certificates(old, ["localhost"], 0)
     with pytest.raises(ConfigError, match=r"^serve.ca_certificate: .*ca.crt expired on \d{4}-"):
-        check_server_files(*_files(old))
+        check_server_files(*_files(old), HOST)
     with pytest.raises(ConfigError, match=r"^silo.root_certificate: .* expired on .*: make a new"):
         check_root_certificate(old / "ca.crt")
 
 
 def test_missing_and_broken_files(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"serve.certificate: cannot read .*none: No such file"):
-        check_server_files(folder / "ca.crt", folder / "none", folder / "server.key")
+        check_server_files(folder / "ca.crt", folder / "none", folder / "server.key", HOST)
     with pytest.raises(ConfigError, match=r"serve.private_key: .*ca.crt holds no private key"):
-        check_server_files(*_files(folder)[:2], folder / "ca.crt")
+        check_server_files(*_files(folder)[:2], folder / "ca.crt", HOST)
     with pytest.raises(ConfigError, match=r"silo.root_certificate: .*server.key holds no cert"):
         check_root_certificate(folder / "server.key")
     with pytest.raises(ConfigError, match=r"silo.key: .*server.key holds no OpenSSH private key"):

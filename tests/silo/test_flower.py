@@ -83,7 +83,7 @@ class Federation:
     def start_transport(self) -> FlowerTransport:
         files = [self.folder / name for name in ("ca.crt", "server.crt", "server.key")]
         keys = [self.folder / f"silo-{silo}.pub" for silo in range(2)]
-        return FlowerTransport("127.0.0.1", self.port, self.folder, *files, keys, LIMIT)
+        return FlowerTransport("127.0.0.1", self.port, self.folder / "flower", *files, keys, LIMIT)
 
     def start_super_node(self, silo: int, root: str = "ca.crt", patience: float = 60) -> SuperNode:
         return SuperNode(

@@ -78,13 +78,14 @@ def write_node_key(path: Path) -> None:
     path.with_name(f"{path.name}.pub").write_bytes(public + b"\n")
 
 
-def check_server_files(ca: Path, certificate: Path, private_key: Path) -> None:
+def check_server_files(ca: Path, certificate: Path, private_key: Path, host: str) -> None:
     """Raise ConfigError unless the server's certificate is valid now, signed by `ca` and its own.
 
     Args:
         ca: the authority's certificate, named by `serve.ca_certificate`.
         certificate: the server's, named by `serve.certificate`.
         private_key: which belongs to it, named by `serve.private_key`.
+        host: a name or address that must be in the certificate.
     """
     root = _read_certificate(ca, "serve.ca_certificate")
     leaf = _read_certificate(certificate, "serve.certificate")
@@ -99,6 +100,12 @@ def check_server_files(ca: Path, certificate: Path, private_key: Path) -> None:
     if _public(key.public_key()) != _public(leaf.public_key()):
         raise ConfigError(
             f"serve.private_key: {private_key} does not belong to {certificate}: give its own key"
+        )
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if _host(host) not in names:
+        raise ConfigError(
+            f"serve.host: {certificate} is for other hosts than {host}: make one for it with "
+            "`new-federation --host`"
         )
 
 

@@ -70,7 +70,7 @@ class FlowerTransport:
         node_keys: Sequence[str | Path],
         limit: int,
     ) -> None:
-        self.limit = limit
+        self._limit = limit
         self._connection: socket.socket | None = None
         # `folder` may be too long for a socket's path, or open to others.
         self._own = TemporaryDirectory(prefix="fedtt-")
@@ -155,7 +155,7 @@ class FlowerTransport:
                 self._link.check()
                 if monotonic() > end:
                     raise _RelayEnded
-            return receive_frame(self._connection, self.limit + OVERHEAD, _ANSWER)
+            return receive_frame(self._connection, self._limit + OVERHEAD, _ANSWER)
         except FederationError:
             self._link.check()
             raise _RelayEnded from None

@@ -15,8 +15,8 @@ class ServeSettings:
         silos: number of silos; silo k is client k.
         sockets: sockets of the silos, in their order, where all of them run on this machine; the
             server then needs no network, and no key below.
-        host: name or address at which silos reach this machine.
-        port: at which they reach it.
+        host: address of this machine to listen on; 0.0.0.0 for all that it has.
+        port: to listen on.
         folder: for Flower's own files; `flower` in `trainer.default_root_dir` if not given.
         ca_certificate: certificate of the federation's authority, which silos have too.
         certificate: the server's certificate.

@@ -62,19 +62,20 @@ class SuperLink:
         # Flower brings the package that it needs.
         from fedtt_lightning.silo.certificates import check_node_public_keys, check_server_files
 
+        near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # for this machine's own
+        address = f"[{near}]:{port}" if ":" in near else f"{near}:{port}"
         files = [Path(path).absolute() for path in (ca_certificate, certificate, private_key)]
         keys = [Path(path).absolute() for path in node_keys]
-        check_server_files(*files)
+        check_server_files(files[0], files[1], files[2], near)
         check_node_public_keys(keys)
         check_port(host, port, "serve.port")
-        home = folder.absolute() / "flower"
+        home = folder.absolute()
         self._environment = environment(home, **variables)
-        near = "127.0.0.1" if host == "0.0.0.0" else host
         try:
             self._app = write_app(home / "app")
             (home / "config.toml").write_text(
                 f'[superlink]\ndefault = "{_NAME}"\n\n[superlink.{_NAME}]\n'
-                f"address = {json.dumps(f'{near}:{port}')}\n"
+                f"address = {json.dumps(address)}\n"
                 f"root-certificates = {json.dumps(str(files[0]))}\n",
                 encoding="utf-8",
             )
