@@ -57,6 +57,15 @@ def loading(folder: Path) -> str:
     return code.replace("FOLDER", str(folder))
 
 
+def loading_in_transformers(folder: Path) -> str:
+    """The lines that load it as the card says that transformers does by itself."""
+    card = (folder / "README.md").read_text()
+    words = r"^`(AutoModelForCausalLM.*)` of transformers loads it too(?:, after `(.*?)`)?, in"
+    ((call, before),) = re.findall(words, card, re.MULTILINE)
+    call = call.replace("FOLDER", str(folder))
+    return f"{before}\nfrom transformers import AutoModelForCausalLM\nmodel = {call}"
+
+
 def logits(module: LightningModule) -> Tensor:
     with torch.no_grad():
         return module(**INPUTS)
@@ -143,12 +152,19 @@ def test_merged_weights_travel_with_the_base_alone(
 def test_in_a_fresh_process(train: Callable[..., Any], tmp_path: Path) -> None:
     lines, expected = ["import json, torch", "found = []"], []
     ids = INPUTS["input_ids"].tolist()
-    for case, more in (("bert-tt-head", ()), ("llama-tt", ("--with-base",)), ("llama-lora", ())):
+    steps: list[tuple[str, tuple[str, ...], Callable[[Path], str]]] = [
+        ("llama-lora", (), loading_in_transformers),  # before anything imports the adapters
+        ("llama-tt", (), loading_in_transformers),
+        ("bert-tt-head", (), loading),
+        ("llama-tt", ("--with-base",), loading),
+        ("llama-lora", (), loading),
+    ]
+    for number, (case, more, code) in enumerate(steps):
         family, method, options = CASES[case]
         module, ckpt, config = train(family, method, **options)
-        folder = tmp_path / case
+        folder = tmp_path / f"{number}"
         assert export(ckpt, config, folder, *more) == 0
-        lines += [loading(folder), f"logits = model.eval()(torch.tensor({ids})).logits"]
+        lines += [code(folder), f"logits = model.eval()(torch.tensor({ids})).logits"]
         lines += ["found.append(logits.flatten().tolist())"]
         expected.append(logits(module).flatten().tolist())
     lines += ["print(json.dumps(found))"]

@@ -16,6 +16,7 @@ from fedtt_lightning.export.adapter_folder import Kind
 from fedtt_lightning.export.trained_run import TrainedRun
 
 _LIBRARIES = ("torch", "lightning", "transformers", "peft")
+_IMPORT = "import fedtt_lightning.adapters"
 
 
 def model_card(run: TrainedRun, kind: Kind, options: list[str]) -> str:
@@ -117,7 +118,8 @@ def _which_base(run: TrainedRun, kind: Kind) -> str:
         return ""
     dtype = str(run.model.get_base_model().dtype).removeprefix("torch.")
     call = f'`AutoModelForCausalLM.from_pretrained("FOLDER", dtype="{dtype}")`'
-    return f"{call} of transformers loads it too, in that precision: it takes {named}."
+    after = f", after `{_IMPORT}`" if "tt_adapter" in _tags(run) else ""
+    return f"{call} of transformers loads it too{after}, in that precision: it takes {named}."
 
 
 def _loading(run: TrainedRun, kind: Kind) -> str:
@@ -127,7 +129,7 @@ def _loading(run: TrainedRun, kind: Kind) -> str:
     base = run.model.get_base_model() if kind == "adapter" else run.model
     name = base.name_or_path if run.backbone == "builtin" else run.backbone
     dtype = str(base.dtype).removeprefix("torch.")  # in which it was trained, whatever the files'
-    own = ["import fedtt_lightning.adapters  # makes PEFT know the method"]
+    own = [f"{_IMPORT}  # makes PEFT know the method"]
     lines = own if "tt_adapter" in _tags(run) else []
     if kind == "adapter":
         lines += ["from peft import PeftModel", f"from transformers import {auto}", ""]
