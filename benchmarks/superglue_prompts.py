@@ -7,8 +7,8 @@ FOLDER holds superglue/ (the official folders; a training file of 32 rows each) 
 method's learning rate is the one with the best accuracy on rows held out of SST-2's training set,
 with 10 clients; it serves all tasks, since those with 32 rows have none to tune on. `table` prints
 accuracy on the validation sets after the last round, of CB accuracy / mean F1 of its classes, mean
-± standard deviation over three seeds, beside the base model and answering the largest class. Runs
-that are finished are kept: stop `run` and call it again.
+± standard deviation over three seeds, beside the base model and answering the largest class; then
+that of the learning rates. Runs that are finished are kept: stop `run` and call it again.
 """
 
 from __future__ import annotations
@@ -79,6 +79,11 @@ def table(args: argparse.Namespace) -> None:
             base = method == "base model"
             sent = "" if base else upload(args.out, [one for some in cells for one in some])
             print(f"| {'' if base else clients} | {method} | {' | '.join(shown)} | {sent} |")
+    print("\nAccuracy of learning rates on the rows held out of SST-2, one seed:")
+    for method, (_, _, rates) in METHODS.items():
+        tuned = [(lr, values(args.out, [tuning(method, lr, args)], METRIC)) for lr in rates]
+        if shown := [f"{lr} {score:.3f}" for lr, scores in tuned for score in scores]:
+            print(f"{method}: {', '.join(shown)}")
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ def test_superglue_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert f"| 10 | {method} | 0.500 (1) / 0.300 (1) | – | 2.0 |" in out
     assert "| | largest class | 0.500 / 0.222 | 0.509 | |" in out
+    assert f"{method}: 3e-3 0.500, 1e-2 0.600, 3e-2 0.550\n" in out
     assert "FedTT" not in out
 
 
