@@ -21,13 +21,12 @@ class ClientEvaluation(Callback):
 
     The module's `score(batch) -> Tensor (B,)` says how good each example's prediction is, higher is
     better; a client's score is its mean: of classes and of candidates the share of right choices.
-    Logged are `client/global_mean`, the mean over clients of
-    the global adapter's scores, each client counting once, and `client/global_worst_decile`, the
-    mean of the worst tenth of them (rounded up). With `Personalization` there are also
-    `client/personal_mean` and `client/personal_worst_decile`, of the global adapter (at the
-    client's rank) with the client's own tensors in it; a client that never trained has the initial
-    ones, which are also those of the global scores. The last scores of each client lie in
-    `clients.csv` in `default_root_dir`.
+    Logged are `client/global_mean`, the mean over clients of the global adapter's scores, each
+    client counting once, and `client/global_worst_decile`, the mean of the worst tenth of them
+    (rounded up). With `Personalization` there are also `client/personal_mean` and
+    `client/personal_worst_decile`, of the global adapter (at the client's rank) with the client's
+    own tensors in it; a client that never trained has the initial ones, which are also those of the
+    global scores. The last scores of each client lie in `clients.csv` in `default_root_dir`.
 
     Needs `data.client_holdout`. Model, random generators and training are as if nothing had
     happened. Several processes share the clients.

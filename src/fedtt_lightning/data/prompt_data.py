@@ -114,7 +114,7 @@ class PromptData(TextData):
     def evaluation_examples(self) -> tuple[Any, LoaderOptions]:
         """Return clients' held-out examples, never packed, with their candidates if they have any.
 
-        Candidates are tokenized at the first call; ConfigError if two of one cannot be told apart.
+        Candidates are tokenized at the first call; ConfigError if two of a prompt are the same.
         """
         options = replace(self.loader, collate_fn=self._collate(training=False))
         if self.held_out is None or not self._choices:

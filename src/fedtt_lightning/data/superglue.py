@@ -38,7 +38,7 @@ class SuperGlueData(PromptData):
     """A task asked of a language model in words, divided among clients; batches of `PromptData`.
 
     `as_prompts: false` gives the batches of `TextData` for encoders with a classification head:
-    pairs of texts and classes, see `superglue_pairs`, and those of MultiRC that are evaluated also
+    pairs of texts and classes, see `superglue_pairs`; batches that evaluate MultiRC also hold
     `group`, a list of the question of each answer. The templates are in `prompt_templates`.
     Columns that `ByColumn` can divide by: MultiRC `paragraph`, ReCoRD `passage`, SQuAD `title`,
     DROP `passage_id`.
