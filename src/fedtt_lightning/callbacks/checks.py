@@ -11,15 +11,18 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     ModelCheckpoint,
+    OnExceptionCheckpoint,
     StochasticWeightAveraging,
+    Timer,
     WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.nn.modules.batchnorm import _NormBase
 
-from fedtt_lightning.callbacks.lightning_private import saves_inside_rounds
+from fedtt_lightning.callbacks.lightning_private import saves_inside_rounds, stops_inside_rounds
 from fedtt_lightning.callbacks.parts import (
     freezing_schedules,
+    silo_of,
     trainable_parameters,
     with_hook,
 )
@@ -36,6 +39,8 @@ def check_fit(trainer: Trainer, module: LightningModule) -> None:
         *_trainer(trainer),
         *_callbacks(trainer),
     ]
+    if silo_of(trainer).count > 1:
+        problems += _silos(trainer)
     for callback in with_hook(trainer, "federation_problems"):
         problems += callback.federation_problems(trainer, module)
     if problems:
@@ -90,9 +95,10 @@ def _trainer(trainer: Trainer) -> Iterator[str]:
     strategy = trainer.strategy
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
         yield (
-            f"trainer.strategy {type(strategy).__name__} is not supported: use auto, ddp or, for a "
-            "model larger than one GPU, fedtt_lightning.strategies.ShardedBackbone, which keep the "
-            "whole adapter in every process"
+            f"trainer.strategy {type(strategy).__name__} is not supported: use auto, ddp, "
+            "silo_ddp or, for a model larger than one GPU, "
+            "fedtt_lightning.strategies.ShardedBackbone, which keep the whole adapter in every "
+            "process"
         )
 
 
@@ -112,6 +118,30 @@ def _callbacks(trainer: Trainer) -> Iterator[str]:
             yield (
                 f"{name} in trainer.callbacks saves by steps or time, which may fall on a round's "
                 "last batch: use FederatedCheckpoint with every_n_visits"
+            )
+
+
+def _silos(trainer: Trainer) -> Iterator[str]:
+    """Give a line for what stops, saves or carries over inside a round: silos train others."""
+    if trainer.max_steps != -1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        yield "trainer.max_steps ends inside a round, which silos cannot: use trainer.max_epochs"
+    if trainer.precision == "16-mixed":
+        yield (
+            "trainer.precision is 16-mixed, whose scale of losses goes from client to client, and "
+            "so would depend on silos: use bf16-mixed or 32-true"
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name = type(callback).__name__
+        if isinstance(callback, Timer) and stops_inside_rounds(callback):
+            yield (
+                "trainer.max_time or a Timer stops inside a round, which silos cannot: use a Timer "
+                "with interval epoch"
+            )
+        saves = isinstance(callback, ModelCheckpoint) and callback.save_on_exception
+        if saves or isinstance(callback, OnExceptionCheckpoint):
+            yield (
+                f"{name} in trainer.callbacks saves on exceptions, which may fall inside a round, "
+                "where no silo knows what others train: leave that out"
             )
 
 

@@ -82,7 +82,8 @@ class EarlySigns(Callback):
         }
         if (losses := federation.loss.clients()) is not None:
             losses = losses.to(trainer.strategy.root_device)
-            losses = trainer.strategy.reduce(losses, reduce_op="mean")
+            if federation.exchange is None:  # which has made one of the losses of a batch's parts
+                losses = trainer.strategy.reduce(losses, reduce_op="mean")
             values["fed/loss_spread"] = float(losses.std(correction=0))
             values["fed/loss_worst"] = float(losses.max())
         if self._norms > 0:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from fedtt_lightning.federation import AdapterState, RoundPlan, Visit
 
@@ -19,6 +20,8 @@ class VisitResult:
         loss: mean loss of its batches, None if no step returned one.
         private: the client's private tensors, None if it has none.
         seconds: what it took, from the client's first batch to its last; 0 if not measured.
+        extra: what callbacks' `client_extra` returned: float64 tensors in the shapes of what
+            travels, by its names; of a round's visits all have them, or none.
     """
 
     visit: Visit
@@ -26,15 +29,16 @@ class VisitResult:
     loss: float | None = None
     private: AdapterState | None = None
     seconds: float = 0.0
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Exchange(ABC):
     """Spreads the visits of a round over processes and brings their results together.
 
     Every process runs the same rounds. It trains its share of a round's visits, in which the hooks
-    `on_client_start` and `on_client_trained` are called; `gather` gives it the results of all, and
-    for each of these, in the plan's order, it then does what a single process does at a visit's
-    end. So all are replicas of one run, whose checkpoints lie between rounds.
+    `on_client_start`, `on_client_trained` and `client_extra` are called; `gather` gives it the
+    results of all, and for each of these, in the plan's order, it then does what a single process
+    does at a visit's end. So all are replicas of one run, whose checkpoints lie between rounds.
 
     Attributes:
         aggregates: whether this process computes the new global adapter; if not, it comes from
@@ -60,3 +64,6 @@ class Exchange(ABC):
 
         Of visits that never end there is no result; the open round's `plan` then tells why.
         """
+
+    def close(self, trainer: Trainer) -> None:  # noqa: B027 - most have nothing to undo
+        """Leave the trainer as it was."""

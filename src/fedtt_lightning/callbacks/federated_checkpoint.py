@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fedtt_lightning.callbacks.federated_rounds import find_federation
+from fedtt_lightning.callbacks.parts import silo_of
 from fedtt_lightning.errors import ConfigError
 
 
@@ -56,6 +58,14 @@ class FederatedCheckpoint(ModelCheckpoint):
         self._choose_folder(trainer)
         super().setup(trainer, pl_module, stage)
 
+    def federation_problems(self, trainer: Trainer, module: LightningModule) -> Iterator[str]:
+        """Give a line if it would save inside rounds that several silos train."""
+        if self.every_n_visits and silo_of(trainer).count > 1:
+            yield (
+                f"FederatedCheckpoint's every_n_visits is {self.every_n_visits}, but inside a "
+                "round no silo knows what the others train: set it to 0"
+            )
+
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         self._choose_folder(trainer)  # Lightning looks for `last` before `setup`
         return super()._find_last_checkpoints(trainer)
@@ -67,7 +77,7 @@ class FederatedCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         # ModelCheckpoint has saved nothing without validation in this round, or without a step.
-        plan = find_federation(trainer).loop.local
+        plan = find_federation(trainer).loop.plan
         saved = getattr(self, "_last_global_step_saved", None) == trainer.global_step
         if not saved or (plan is not None and plan.skipped):
             self._save_last(trainer)

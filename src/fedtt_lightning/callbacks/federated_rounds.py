@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,12 +15,13 @@ from fedtt_lightning.callbacks.build import check_federation, make_loop, make_pl
 from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
 from fedtt_lightning.callbacks.checks import check_fit, check_writable
 from fedtt_lightning.callbacks.exchange import Exchange, VisitResult
-from fedtt_lightning.callbacks.lightning_private import mark_between_rounds
+from fedtt_lightning.callbacks.lanes import choose_exchange
 from fedtt_lightning.callbacks.one_by_one import OneByOne
 from fedtt_lightning.callbacks.parts import client_data
-from fedtt_lightning.callbacks.round_end import end_round, open_round, run_empty_epoch
+from fedtt_lightning.callbacks.round_end import coming_plan, end_round, open_round, run_empty_epoch
 from fedtt_lightning.callbacks.round_loss import RoundLoss
 from fedtt_lightning.callbacks.run_state import (
+    check_savable,
     keep_weights_global,
     load_gradients,
     load_run,
@@ -63,7 +63,8 @@ class FederatedRounds(Callback):
     `federation_problems(trainer, module)` (lines on what they cannot work with),
     `on_plan(trainer, module, planner)` (may return a new planner),
     `on_round_start(trainer, module, plan)`, `on_client_start(trainer, module, visit, resumed)`,
-    `on_client_trained(trainer, module, visit)` (the weights are still the client's),
+    `on_client_trained(trainer, module, visit)` (the weights are still the client's) and
+    `client_extra(trainer, module, visit)` (see `VisitResult`), both only where the visit trains,
     `on_client_update(trainer, module, visit, update)` (may return a new update),
     `on_client_end(trainer, module, visit)`, `on_aggregate(trainer, module, old, new)` and
     `on_round_end(trainer, module, plan)`, which also a skipped round calls.
@@ -130,6 +131,7 @@ class FederatedRounds(Callback):
         self.seed = seed
         self.exchange: Exchange | None = None
         self.results: list[VisitResult] = []
+        self.extra: dict[str, Tensor] = {}  # of the visit whose end is being dealt with
         self._planner: RoundPlanner | None = None
         self._loop: FederatedLoop | None = None
         self.channel = UploadChannel()
@@ -162,6 +164,7 @@ class FederatedRounds(Callback):
         self._loop = self._saved = None  # of an earlier fit
         self._metrics = {}
         check_fit(trainer, pl_module)
+        choose_exchange(self, trainer)
         self._planner = make_planner(self, trainer, pl_module)
         if not any(is_overridden(hook, pl_module) for hook in ("setup", "configure_model")):
             check_federation(self, self._planner, trainer, pl_module)  # or else in on_fit_start
@@ -179,7 +182,7 @@ class FederatedRounds(Callback):
         saved = self._saved or {}
         self._planner = self._training.open(saved.get("training"))
         if saved:
-            load_run(saved, self._loop, self.loss)
+            load_run(saved, self._loop, self.loss, self.exchange)
         self.channel = UploadChannel.open(self.upload, trainer, self._loop, saved.get("upload"))
         if trainer.is_global_zero:
             print(client_data(trainer).partition_table(), flush=True)
@@ -241,6 +244,8 @@ class FederatedRounds(Callback):
             client_data(trainer).close_loader()
             self._training.close(trainer)
             self._training = None
+        if self.exchange is not None:
+            self.exchange.close(trainer)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -256,8 +261,8 @@ class FederatedRounds(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self._loop is not None:
+            check_savable(self._loop, self.exchange)
             keep_weights_global(self._loop, pl_module, checkpoint)
-            mark_between_rounds(checkpoint)
             self.channel.note_checkpoint(self._loop)
             checkpoint["fedtt_metrics"] = dict(trainer.callback_metrics)
 
@@ -280,15 +285,10 @@ class FederatedRounds(Callback):
     def _plan(self, trainer: Trainer) -> RoundPlan:
         """Return what trains here in the coming round, with the batches that are left of it."""
         assert self._planner is not None
-        round = trainer.current_epoch
-        plan = self._planner.plan(round)
-        if self.exchange is not None and not plan.skipped:
-            plan = self.exchange.share(trainer, plan)[1]
-        state = (self._saved or {}).get("loop", {"round": -1, "position": 0})
+        state = (self._saved or {}).get("loop", {"round": -1})
         if self._loop is not None:
-            state = {"round": self._loop.round, "position": self._loop.position}
-        start = state["position"] if state["round"] == round else 0
-        return replace(plan, start=start)
+            state = {key: getattr(self._loop, key) for key in ("round", "is_open", "position")}
+        return coming_plan(self, trainer, self._planner.plan(trainer.current_epoch), state)
 
 
 def find_federation(trainer: Trainer) -> FederatedRounds:

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from torch.optim import Optimizer
 
 from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.federation import RoundPlan
+
+_NOTED = "_fedtt_sigterm"
 
 
 def choose_optimizer_steps(trainer: Trainer, steps_after: Callable[[int], bool]) -> None:
@@ -69,6 +72,75 @@ def validate_empty_epoch(trainer: Trainer) -> None:
         epoch_loop._batches_that_stepped += 1
 
 
+def validate_once(trainer: Trainer) -> None:
+    """Let a run that goes on after a round's last batch see that batch as the last of its own.
+
+    The checkpoint counts the batches of the process that wrote it, which other silos may share out
+    in another way.
+    """
+    current = trainer.fit_loop.epoch_loop.batch_progress.current
+    for count in ("ready", "started", "processed", "completed"):
+        if hasattr(current, count):
+            setattr(current, count, int(trainer.num_training_batches))
+
+
+def defer_sigterm(trainer: Trainer) -> None:
+    """Let a SIGTERM be noted only: processes that train different batches would wait for it.
+
+    Lightning broadcasts it before every batch and from its handler.
+    """
+    epoch_loop, signals = trainer.fit_loop.epoch_loop, getattr(trainer, "_signal_connector", None)
+    if hasattr(epoch_loop, "_broadcast_sigterm_tensor"):
+        epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    if not hasattr(signals, "_sigterm_notifier_fn"):
+        return
+
+    def note(signum: Any, _: Any) -> None:
+        if not getattr(signals, _NOTED, False) and trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signum)  # tell those it has started
+        setattr(signals, _NOTED, True)
+
+    setattr(signals, _NOTED, False)
+    signals._sigterm_notifier_fn = note  # type: ignore[union-attr]
+
+
+def hear_sigterm(trainer: Trainer, sent: bool) -> bool:
+    """Return whether this process was sent a SIGTERM; if one was `sent`, stop after the epoch."""
+    signals = getattr(trainer, "_signal_connector", None)
+    if sent and signals is not None:
+        signals.received_sigterm = True
+    return bool(getattr(signals, _NOTED, False))
+
+
+def stop_deferring(trainer: Trainer) -> None:
+    """Undo `defer_sigterm`."""
+    trainer.fit_loop.epoch_loop.__dict__.pop("_broadcast_sigterm_tensor", None)
+    if (signals := getattr(trainer, "_signal_connector", None)) is not None:
+        for name in ("_sigterm_notifier_fn", _NOTED):
+            vars(signals).pop(name, None)
+
+
+def count_elsewhere(trainer: Trainer, steps: int, plan: RoundPlan, own: RoundPlan) -> None:
+    """Count what other processes trained of a round, so that all are at the step of one process.
+
+    Called after the round's last batch, or in the epoch's first hook if nothing trained here.
+
+    Args:
+        steps: optimizer steps of the others.
+        plan, own: the round, and what of it this process trained.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    if trainer.lightning_module.automatic_optimization:
+        epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.increment_by(steps)
+    else:
+        epoch_loop.manual_optimization.optim_step_progress.total.increment_by(steps)
+    epoch_loop.batch_progress.total.increment_by(plan.num_batches - own.num_batches)
+    if hasattr(epoch_loop, "_batches_that_stepped"):  # the last batch is yet to be counted here
+        accumulate = trainer.accumulate_grad_batches
+        stepped = plan.optimizer_steps(accumulate) - own.optimizer_steps(accumulate)
+        epoch_loop._batches_that_stepped += stepped - (not own.visits)
+
+
 def prepare_batch(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     """Convert a batch and move it to the device, as Lightning's loops do before a step."""
     batch = trainer.precision_plugin.convert_input(batch)
@@ -114,6 +186,11 @@ def saves_inside_rounds(callback: ModelCheckpoint) -> bool:
     """Tell whether a ModelCheckpoint is triggered by steps or time instead of epochs."""
     every_steps = getattr(callback, "_every_n_train_steps", 0) or 0
     return every_steps > 0 or getattr(callback, "_train_time_interval", None) is not None
+
+
+def stops_inside_rounds(timer: Timer) -> bool:
+    """Tell whether a Timer looks at the time after every batch."""
+    return getattr(timer, "_interval", "step") != "epoch" and timer.time_remaining() is not None
 
 
 def is_compiled(module: LightningModule) -> bool:

@@ -73,11 +73,8 @@ class LoRAMerging(Callback):
         for client in (*plan.dropped, *plan.late, *plan.unused):
             self._count_download(trainer, client)
 
-    def on_client_start(
-        self, trainer: Trainer, pl_module: LightningModule, visit: Visit, resumed: bool
-    ) -> None:
-        if not resumed:
-            self._count_download(trainer, visit.client)
+    def on_client_end(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:
+        self._count_download(trainer, visit.client)
 
     @torch.no_grad()
     def on_aggregate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,6 +11,7 @@ from torch import Tensor
 from fedtt_lightning.callbacks.lightning_private import (
     choose_optimizer_steps,
     restore_optimizer_steps,
+    validate_once,
 )
 from fedtt_lightning.callbacks.optimizer_reset import OptimizerReset
 from fedtt_lightning.callbacks.parts import call_hook, silo_of
@@ -29,6 +31,7 @@ class OneByOne:
         self._federation = federation
         self._reset = OptimizerReset(trainer)
         self._rank = silo_of(trainer).rank
+        self._began = monotonic()
         choose_optimizer_steps(trainer, lambda batch: self._steps_after(trainer, batch))
 
     def begin_batch(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
@@ -36,6 +39,7 @@ class OneByOne:
         loop = self._federation.loop
         visit, step = loop.visit, loop.step
         if step == 0:
+            self._began = monotonic()
             loop.open_visit()
             self._reset.apply()
             call_hook(trainer, "on_client_start", module, visit, False)
@@ -51,12 +55,17 @@ class OneByOne:
             self._reset.end_local_epoch()
         loop.advance()
         if visit.is_last(step):
-            end_visit(federation, trainer, module, visit)
+            end_visit(federation, trainer, module, visit, self._began)
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Go on inside a visit, whose weights and optimizer are restored already."""
-        if self._federation.loop.inside_visit:
-            call_hook(trainer, "on_client_start", module, self._federation.loop.visit, True)
+        loop = self._federation.loop
+        if loop.inside_visit:
+            call_hook(trainer, "on_client_start", module, loop.visit, True)
+            return
+        plan = None if loop.is_open else loop.plan
+        if plan is not None and plan.round == trainer.current_epoch and plan.visits:
+            validate_once(trainer)
 
     def open(self, state: dict[str, Any] | None) -> RoundPlanner:
         """Return what plans the rounds: the loop's own."""

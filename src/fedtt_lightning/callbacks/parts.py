@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -21,6 +22,8 @@ class Silo:
         index, count: which of the run's silos this is.
         rank, size: which of the silo's processes this is.
         group: the silo's torch.distributed group, None for all processes.
+        exchange: a gloo group of all processes, where there are several silos.
+        timeout: how long silos wait for each other.
     """
 
     index: int
@@ -28,6 +31,8 @@ class Silo:
     rank: int
     size: int
     group: Any = None
+    exchange: Any = None
+    timeout: timedelta | None = None
 
 
 def silo_of(trainer: Trainer) -> Silo:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -17,6 +19,23 @@ from fedtt_lightning.federation import AdapterState, RoundPlan, Visit
 
 if TYPE_CHECKING:
     from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+
+
+def coming_plan(
+    federation: FederatedRounds, trainer: Trainer, plan: RoundPlan, state: dict[str, Any]
+) -> RoundPlan:
+    """Return what trains here of a round, with the batches that are left of it.
+
+    Args:
+        plan: all of the round.
+        state: `round`, `is_open` and `position` of the round that is open or was last closed.
+    """
+    if federation.exchange is not None and not plan.skipped:
+        plan = federation.exchange.share(trainer, plan)[1]
+    start = 0
+    if state["round"] == plan.round:
+        start = state["position"] if state["is_open"] else plan.num_batches
+    return replace(plan, start=start)
 
 
 def open_round(federation: FederatedRounds, trainer: Trainer, module: LightningModule) -> RoundPlan:
@@ -41,17 +60,29 @@ def open_round(federation: FederatedRounds, trainer: Trainer, module: LightningM
 
 
 def end_visit(
-    federation: FederatedRounds, trainer: Trainer, module: LightningModule, visit: Visit
+    federation: FederatedRounds,
+    trainer: Trainer,
+    module: LightningModule,
+    visit: Visit,
+    began: float | None = None,
 ) -> None:
-    """Take the client's update, and count it unless it has to wait for those from elsewhere."""
+    """Take the client's update, and count it unless it has to wait for those from elsewhere.
+
+    `began` is when the visit did, as `time.monotonic` tells it.
+    """
     call_hook(trainer, "on_client_trained", module, visit)
+    federation.extra = {}
+    for callback in with_hook(trainer, "client_extra"):
+        federation.extra |= callback.client_extra(trainer, module, visit)
     loop = federation.loop
     update = loop.close_visit()
     if federation.exchange is None:
         _settle(federation, trainer, module, visit, update)
         return
-    loss = federation.loss.take_visit()
-    federation.results.append(VisitResult(visit, update, loss, loop.private_state))
+    loss = federation.loss.take_visit()  # waits for the device, so before the clock is read
+    seconds = 0.0 if began is None else monotonic() - began
+    result = VisitResult(visit, update, loss, loop.private_state, seconds, federation.extra)
+    federation.results.append(result)
 
 
 def _settle(
@@ -84,9 +115,11 @@ def end_round(federation: FederatedRounds, trainer: Trainer, module: LightningMo
         results, federation.results = federation.results, []
         for result in exchange.gather(trainer, module, results):
             loop.start, loop.private_state = loop.adapter_for(result.visit.client), result.private
+            federation.extra = result.extra
             if result.loss is not None:
                 device = trainer.strategy.root_device
-                federation.loss.add_batch(torch.tensor(result.loss, device=device).double())
+                loss = torch.tensor(result.loss, dtype=torch.float64, device=device)
+                federation.loss.add_batch(loss)
             _settle(federation, trainer, module, result.visit, result.update)
     old, count = loop.adapter.clone(), loop.aggregation.count
     if exchange is not None and not exchange.aggregates:
@@ -131,7 +164,9 @@ def log_round_end(
         values["fed/clients_dropped"] = len(loop.plan.dropped)
         values["fed/clients_late"] = len(loop.plan.late)
     if (loss := federation.loss.mean()) is not None:
-        values["fed/train_loss"] = float(trainer.strategy.reduce(loss, reduce_op="mean"))
+        if federation.exchange is None:  # which has made one of the losses of a batch's parts
+            loss = trainer.strategy.reduce(loss, reduce_op="mean")
+        values["fed/train_loss"] = float(loss)
     values |= loop.aggregation.metrics()
     for name, value in values.items():
         federation.log_round(module, name, value)

@@ -9,9 +9,10 @@ import numpy as np
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from fedtt_lightning.callbacks.lightning_private import mark_round_unfinished
+from fedtt_lightning.callbacks.exchange import Exchange
+from fedtt_lightning.callbacks.lightning_private import mark_between_rounds, mark_round_unfinished
 from fedtt_lightning.callbacks.round_loss import RoundLoss
-from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import FederatedLoop
 from fedtt_lightning.federation.loop_state import check_same_run
 
@@ -33,11 +34,14 @@ def save_run(loop: FederatedLoop, loss: RoundLoss) -> dict[str, Any]:
     }
 
 
-def load_run(state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss) -> None:
+def load_run(
+    state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss, exchange: Exchange | None = None
+) -> None:
     """Go on from `save_run`, but for the gradients, which `load_gradients` sets.
 
     Raises:
-        ConfigError: the checkpoint is of another model, method, schedule or experiment.
+        ConfigError: the checkpoint is of another model, method, schedule or experiment, or lies
+            inside a round that several processes are to go on with.
     """
     check_same_run(state["loop"], loop.schema, loop.planner.experiment)
     for key, ours in run_settings(loop).items():
@@ -51,6 +55,11 @@ def load_run(state: dict[str, Any], loop: FederatedLoop, loss: RoundLoss) -> Non
         raise ConfigError(
             f"the checkpoint lies inside a round with {theirs}, this run has {ours}: use the same "
             "data.batch_size, data.group_by_length and processes until that round has ended"
+        )
+    if loop.is_open and exchange is not None:
+        raise ConfigError(
+            f"the checkpoint lies inside round {loop.round + 1}, with which one silo alone can go "
+            "on: let one end the round, or resume from a round's end"
         )
     loss.load_state_dict(state["loss"])
 
@@ -82,6 +91,15 @@ def _describe(ranks: np.ndarray | None) -> str:
     return f"clients: {shares} (in the order {sha256(ranks.tobytes()).hexdigest()[:8]})"
 
 
+def check_savable(loop: FederatedLoop, exchange: Exchange | None) -> None:
+    """Raise FederationError if a checkpoint would miss what other processes are training."""
+    if loop.is_open and exchange is not None:
+        raise FederationError(
+            f"a checkpoint was asked for inside round {loop.round + 1}, which several silos train: "
+            "save at round ends only"
+        )
+
+
 def load_gradients(state: dict[str, Any], loop: FederatedLoop) -> None:
     """Set the gradients that were accumulated; Lightning clears them until training starts."""
     gradients: dict[str, Tensor] = state["grads"]
@@ -101,8 +119,6 @@ def keep_weights_global(
     if not loop.inside_visit:
         for optimizer in checkpoint.get("optimizer_states", ()):
             optimizer["state"] = {}
-    if not loop.is_open:
-        return
     if loop.inside_visit:
         weights = checkpoint["state_dict"]
         names = {id(tensor): name for name, tensor in loop.tensors.items()}
@@ -110,4 +126,6 @@ def keep_weights_global(
         for alias, parameter in module.named_parameters(remove_duplicate=False):
             if alias in weights and id(parameter) in names:
                 weights[alias] = adapter[names[id(parameter)]].clone()
-    mark_round_unfinished(checkpoint)
+    if loop.is_open:
+        mark_round_unfinished(checkpoint)
+    mark_between_rounds(checkpoint)

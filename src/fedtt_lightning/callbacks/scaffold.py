@@ -99,6 +99,7 @@ class Scaffold(Callback):
         self._round = plan.round
         self._change = {}
         loop = find_federation(trainer).loop
+        self._prepare(loop)
         answered = (*plan.late, *plan.unused)
         self._count(trainer, loop, len(answered) + len(plan.dropped), len(answered))
 
@@ -107,29 +108,38 @@ class Scaffold(Callback):
     ) -> None:
         """Look up the client's control variate, and so what is added to its gradients."""
         loop = find_federation(trainer).loop
-        schema = loop.schema.select({*loop.schema.names} - loop.private)
-        own = None
-        if self._store is not None:
-            own = self._store.load(visit.client, visit.round, schema)
-        like = {name: loop.tensors[name].detach() for name in schema.names}
-        for name, tensor in like.items():
-            if name not in self._server:
-                self._server[name] = torch.zeros_like(tensor, dtype=torch.float64)
-        for values in (self._server, self._change, self._raw):  # of a checkpoint, perhaps
-            values.update({name: value.to(like[name].device) for name, value in values.items()})
-        self._own = {
-            name: torch.zeros_like(tensor) if own is None else own[name].to(tensor.device)
-            for name, tensor in like.items()
-        }
+        self._prepare(loop)
+        self._own = self._values(loop, visit)
         names = loop.travelling.names
         self._correction = {
-            name: (self._server[name] - self._own[name].double()).to(like[name].dtype)
+            name: (self._server[name] - self._own[name].double()).to(loop.tensors[name].dtype)
             for name in names
         }
         if not resumed:
             self._raw = {name: torch.zeros_like(self._server[name]) for name in names}
             self._steps = dict.fromkeys(names, 0)
-            self._count(trainer, loop, 1, 0)
+
+    def _prepare(self, loop: FederatedLoop) -> None:
+        """Have the server's control variate, and what a checkpoint held, where the tensors are."""
+        for name in loop.schema.names:
+            if name not in self._server and name not in loop.private:
+                zeros = torch.zeros_like(loop.tensors[name].detach(), dtype=torch.float64)
+                self._server[name] = zeros
+        for values in (self._server, self._change, self._raw):
+            for name, value in values.items():
+                values[name] = value.to(loop.tensors[name].device)
+
+    def _values(self, loop: FederatedLoop, visit: Visit) -> Values:
+        """Return c_i as a client has it before a visit."""
+        schema = loop.schema.select({*loop.schema.names} - loop.private)
+        own = None
+        if self._store is not None:
+            own = self._store.load(visit.client, visit.round, schema)
+        like = {name: loop.tensors[name].detach() for name in schema.names}
+        return {
+            name: torch.zeros_like(tensor) if own is None else own[name].to(tensor.device)
+            for name, tensor in like.items()
+        }
 
     @torch.no_grad()
     def on_before_optimizer_step(
@@ -145,15 +155,21 @@ class Scaffold(Callback):
                     self._raw[name].add_(param.grad)
                     param.grad.add_(correction)
 
+    def client_extra(
+        self, trainer: Trainer, pl_module: LightningModule, visit: Visit
+    ) -> dict[str, Tensor]:
+        """Return the mean of the visit's raw gradients, float64."""
+        means = {name: raw / max(self._steps[name], 1) for name, raw in self._raw.items()}
+        self._raw, self._steps = {}, {}
+        return means
+
     def on_client_end(self, trainer: Trainer, pl_module: LightningModule, visit: Visit) -> None:
         """Keep the client's new control variate, unless its update was left out."""
-        loop = find_federation(trainer).loop
-        self._count(trainer, loop, 0, 1)
-        new = {
-            name: (self._raw[name] / max(self._steps[name], 1)).to(self._own[name].dtype)
-            for name in self._correction
-        }
-        self._raw, self._steps = {}, {}
+        federation = find_federation(trainer)
+        loop = federation.loop
+        self._count(trainer, loop, 1, 1)
+        own = self._own if federation.exchange is None else self._values(loop, visit)
+        new = {name: value.to(own[name].dtype) for name, value in federation.extra.items()}
         if loop.counted is None:
             return
         if not all(bool(torch.isfinite(value).all()) for value in new.values()):
@@ -163,12 +179,11 @@ class Scaffold(Callback):
             )
             return
         for name, value in new.items():
-            sent = (value.double() - self._own[name].double()).to(value.dtype).double()
+            sent = (value.double() - own[name].double()).to(value.dtype).double()
             self._change[name] = self._change[name] + sent if name in self._change else sent
-        self._own.update(new)
         if self._store is not None:
             if trainer.is_global_zero:
-                self._store.save(visit.client, visit.round, self._own)
+                self._store.save(visit.client, visit.round, own | new)
             trainer.strategy.barrier("control variates")
 
     def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:

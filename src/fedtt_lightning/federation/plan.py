@@ -98,6 +98,14 @@ class RoundPlan:
     def num_batches(self) -> int:
         return sum(max(visit.num_batches for visit in group) for group in self.groups)
 
+    def optimizer_steps(self, accumulate: int) -> int:
+        """Return the optimizer steps of all visits, one by one, `accumulate` batches making one."""
+        return sum(
+            visit.steps_optimizer(step, accumulate)
+            for visit in self.visits
+            for step in range(visit.num_batches)
+        )
+
     @cached_property
     def _starts(self) -> list[int]:
         return [visit.first_batch for visit in self.visits]

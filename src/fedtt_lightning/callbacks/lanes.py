@@ -1,0 +1,161 @@
+"""Silos of one cluster: each trains its share of a round, and one sum brings all updates to all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, distributed
+
+from fedtt_lightning.callbacks.exchange import Exchange, VisitResult
+from fedtt_lightning.callbacks.lightning_private import (
+    count_elsewhere,
+    defer_sigterm,
+    hear_sigterm,
+    stop_deferring,
+)
+from fedtt_lightning.callbacks.parts import Silo, silo_of, with_hook
+from fedtt_lightning.errors import FederationError
+from fedtt_lightning.federation import AdapterSchema, AdapterState, RoundPlan, Visit
+from fedtt_lightning.federation.lanes import lanes_of, visit_costs
+
+if TYPE_CHECKING:
+    from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
+
+_SCALARS = 3  # loss, whether there is one, seconds
+_MISSING = re.compile(r"Ranks? ([\d, ]+) failed to pass monitoredBarrier")
+
+
+class Lanes(Exchange):
+    """Shares a round's visits out on the strategy's silos, by what they are known to cost.
+
+    A silo's visits follow each other in its lane. After the last of them all processes add up one
+    float64 buffer, visits × (values that travel, private ones, a few numbers), in which each has
+    written what it trained and zeros elsewhere: so every process gets every update to the last bit,
+    and the result depends on no lane. It lies in the CPU's memory, in every process.
+
+    Raises:
+        FederationError: a process was lost, or silos waited for it longer than the strategy's
+            `timeout`.
+    """
+
+    def __init__(self, federation: FederatedRounds, trainer: Trainer) -> None:
+        self._federation = federation
+        self._silo: Silo = silo_of(trainer)
+        self._pace: dict[int, float] = {}  # seconds a batch of clients, as all processes know them
+        self._shared: tuple[RoundPlan, RoundPlan] | None = None
+        self._steps = 0  # optimizer steps before the round
+        defer_sigterm(trainer)
+
+    def close(self, trainer: Trainer) -> None:
+        stop_deferring(trainer)
+
+    def share(self, trainer: Trainer, plan: RoundPlan) -> tuple[RoundPlan, RoundPlan]:
+        self._steps = trainer.global_step  # asked for the last time before the round's first step
+        if self._shared is None or self._shared[0] != plan:
+            lanes = lanes_of(visit_costs(plan.visits, self._pace), self._silo.count)
+            own: list[Visit] = []
+            first = 0
+            for visit, lane in zip(plan.visits, lanes, strict=True):
+                if lane == self._silo.index:
+                    own.append(replace(visit, first_batch=first))
+                    first += visit.num_batches
+            self._shared = plan, replace(plan, visits=tuple(own))
+        return self._shared
+
+    def gather(
+        self, trainer: Trainer, module: LightningModule, results: list[VisitResult]
+    ) -> list[VisitResult]:
+        assert self._shared is not None
+        plan, own = self._shared
+        loop = self._federation.loop
+        schemas = [loop.travelling, loop.schema.select(loop.private)]
+        if with_hook(trainer, "client_extra"):
+            schemas.append(loop.travelling)
+        width = _SCALARS + sum(schema.numel for schema in schemas)
+        buffer = torch.zeros(len(plan.visits) * width + 2, dtype=torch.float64)
+        rows, common = buffer[:-2].view(-1, width), buffer[-2:]
+        places = {visit.client: place for place, visit in enumerate(plan.visits)}
+        for result in results:
+            self._write(rows[places[result.visit.client]], result)
+        steps = trainer.global_step - self._steps
+        common[0] = hear_sigterm(trainer, False)
+        common[1] = steps if self._silo.rank == 0 else 0
+        self._add_up(buffer, plan.round)
+        hear_sigterm(trainer, bool(common[0]))
+        count_elsewhere(trainer, int(common[1]) - steps, plan, own)
+        numbers = rows[:, :_SCALARS].tolist()
+        values = rows.to(next(iter(loop.tensors.values())).device)
+        gathered = []
+        for visit, row, (loss, has_loss, seconds) in zip(plan.visits, values, numbers, strict=True):
+            if seconds:
+                self._pace[visit.client] = seconds / visit.num_batches
+            parts = row[_SCALARS:].split([schema.numel for schema in schemas])
+            gathered.append(
+                VisitResult(
+                    visit,
+                    _read(schemas[0], parts[0]),
+                    loss if has_loss else None,
+                    _read(schemas[1], parts[1], own=True) if loop.private else None,
+                    seconds,
+                    _read(schemas[2], parts[2]).tensors() if len(schemas) > 2 else {},
+                )
+            )
+        return gathered
+
+    def _write(self, row: Tensor, result: VisitResult) -> None:
+        """Write this process's part of a result; its silo's first process has most of it."""
+        if result.loss is not None:
+            row[0] = result.loss / self._silo.size
+        if self._silo.rank:
+            return
+        row[1], row[2] = result.loss is not None, result.seconds
+        states = [result.update, *([] if result.private is None else [result.private])]
+        parts = [buffer for state in states for buffer in state.buffers.values()]
+        if result.extra:
+            extra = AdapterState.capture(result.extra, self._federation.loop.travelling)
+            parts += extra.buffers.values()
+        row[_SCALARS:] = torch.cat([part.double().cpu() for part in parts])
+
+    def _add_up(self, buffer: Tensor, round: int) -> None:
+        group, timeout = self._silo.exchange, self._silo.timeout
+        try:
+            distributed.monitored_barrier(group, timeout)  # tells who is missing
+            distributed.all_reduce(buffer, group=group)
+        except RuntimeError as error:
+            raise FederationError(self._lost(str(error), round)) from None
+
+    def _lost(self, error: str, round: int) -> str:
+        advice = "go on from the last checkpoint with --ckpt_path last"
+        if (found := _MISSING.search(error)) is None:
+            return (
+                f"the silos did not come together in round {round + 1}, because another process "
+                f"was lost or late: the first process says which; {advice}"
+            )
+        ranks = [int(rank) for rank in found[1].split(",")]
+        silos = ", ".join(str(rank // self._silo.size + 1) for rank in ranks)
+        return (
+            f"a process of silo {silos} of {self._silo.count} (rank {found[1].strip()}) was lost "
+            f"in round {round + 1}, or is later than the strategy's timeout: see what it printed; "
+            f"{advice}"
+        )
+
+
+def choose_exchange(federation: FederatedRounds, trainer: Trainer) -> None:
+    """Spread rounds over the strategy's silos, if it has several."""
+    if silo_of(trainer).count > 1:
+        federation.exchange = Lanes(federation, trainer)
+    elif isinstance(federation.exchange, Lanes):
+        federation.exchange = None  # of an earlier fit
+
+
+def _read(schema: AdapterSchema, values: Tensor, own: bool = False) -> AdapterState:
+    """Return tensors from their values, one after another; in their `own` dtypes or float64."""
+    numels = [numel for _, numel in schema.layout.values()]
+    parts = zip(schema.layout.items(), values.split(numels), strict=True)
+    return AdapterState(
+        schema, {name: part.to(dtype) if own else part for (name, (dtype, _)), part in parts}
+    )

@@ -1,0 +1,151 @@
+"""Silos, each with clients of its own, end where one process does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from strategies.silo_runs import run
+
+TESTS = Path(__file__).parents[1]
+
+# name:silos:precision:dropout:rounds
+FOUR = [
+    "kept:4:64-true:0:4",  # a lane without client in every round, since 3 are drawn
+    "kept:2:64-true:0:4",  # two processes share each batch
+    "drifting:4:32-true:0.2:4",
+    "drifting:2:64-true:0:4",
+    "krum:4:32-true:0.2:4",
+    "private:4:64-true:0.2:4",
+    "kept:4:64-true:0:2",  # to go on with in others
+]
+TWO = [
+    "kept:2:64-true:0.2:4",
+    "drifting:2:32-true:0.2:4",
+    "krum:2:64-true:0.2:4",
+    "private:2:32-true:0.2:4",
+    "kept:1:64-true:0:4",
+]
+
+
+def launch(folder: Path, processes: int, *what: str) -> tuple[list[int], list[str]]:
+    """Run the script in so many processes; return their exit codes and what they said."""
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
+    # Below the range from which systems hand out ports, so that nobody else has it by chance.
+    port = str(20000 + (os.getpid() * 7 + processes) % 10000)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MASTER_PORT": port}
+    script = str(TESTS / "strategies" / "silo_runs.py")
+    command = [sys.executable, script, str(folder), str(processes), *what]
+    said = [folder / f"said-{processes}-{rank}" for rank in range(processes)]
+    ranks = [
+        subprocess.Popen(
+            command, env={**environment, "LOCAL_RANK": str(rank)}, stderr=said[rank].open("w")
+        )
+        for rank in range(processes)
+    ]
+    try:
+        codes = [rank.wait(timeout=160) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return codes, [path.read_text() for path in said]
+
+
+def alone(folder: Path, case: str) -> dict[str, Any]:
+    """What a single process gets in the same case."""
+    name, _, precision, dropout, rounds = case.split(":")
+    options: Any = {"precision": precision, "dropout": float(dropout), "rounds": int(rounds)}
+    return run(folder, name, **options)
+
+
+def check(folder: Path, case: str, processes: int, expected: dict[str, Any], atol: float) -> None:
+    results = [
+        torch.load(folder / f"{case}-{rank}.pt", weights_only=True) for rank in range(processes)
+    ]
+    for result in results:
+        assert result["bytes"] == expected["bytes"]
+        assert result["steps"] == expected["steps"]
+        assert result["metrics"].keys() == expected["metrics"].keys()
+        assert result["best"] == expected.get("best", result["best"])
+        for kind in ("state", "metrics"):
+            for name, value in expected[kind].items():
+                # Held-out examples of all clients lie in batches that each process makes anew.
+                close = 1e-12 if name.startswith("client/") else atol
+                torch.testing.assert_close(result[kind][name], value, rtol=0, atol=close)
+                assert torch.equal(result[kind][name], results[0][kind][name]), name
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    codes, said = launch(folder, 4, *FOUR)
+    assert codes == [0] * 4, said
+    return folder
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("case", FOUR[:-1])
+def test_four_processes_end_where_one_does(four: Path, case: str, tmp_path: Path) -> None:
+    lanes = case.split(":")[1] == "4"
+    check(four, case, 4, alone(tmp_path, case), atol=0 if lanes else 1e-12)
+
+
+@pytest.mark.processes
+def test_lanes_leave_the_same_checkpoints(four: Path, tmp_path: Path) -> None:
+    """Whole: all that callbacks keep is there, so a run may go on with other processes."""
+    case = FOUR[-1]
+    alone(tmp_path, case)
+    ours, theirs = (
+        torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+        for path in (four / case, tmp_path)
+    )
+    assert ours.keys() == theirs.keys()
+    for key in ("state_dict", "global_step", "epoch"):
+        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=0)
+    assert ours["callbacks"].keys() == theirs["callbacks"].keys()
+    for name in ("Communication", "EarlySigns", "RoundReport"):
+        torch.testing.assert_close(ours["callbacks"][name], theirs["callbacks"][name])
+
+
+@pytest.mark.processes
+def test_two_lanes_end_where_one_process_does_and_go_on_from_others(
+    four: Path, tmp_path: Path
+) -> None:
+    whole, half = alone(tmp_path / "one", FOUR[0]), FOUR[-1]
+    shutil.copytree(four / half, tmp_path / "goes-on")
+    check_equal(alone(tmp_path / "goes-on", FOUR[0]), whole)
+    del whole["best"]  # which is begun anew in another folder
+    onward = "kept:2:64-true:0:4"
+    shutil.copytree(four / half, tmp_path / onward)
+    codes, said = launch(tmp_path, 2, *TWO, onward)
+    assert codes == [0, 0], said
+    check(tmp_path, onward, 2, whole, atol=0)
+    for case in TWO:
+        split = case.split(":")[1] == "1"
+        check(tmp_path, case, 2, alone(tmp_path / case[:-1], case), atol=1e-12 if split else 0)
+
+
+@pytest.mark.processes
+def test_a_lost_process_ends_all_and_the_run_goes_on_with_one(tmp_path: Path) -> None:
+    codes, said = launch(tmp_path, 3, "lose")
+    assert codes == [2, 2, -signal.SIGKILL]
+    line = r"^error: a process of silo 3 of 3 \(rank 2\) was lost in round 2.*--ckpt_path last$"
+    assert re.search(line, said[0], re.MULTILINE), said[0]
+    assert re.search(r"^error: .* in round 2.*--ckpt_path last$", said[1], re.MULTILINE), said[1]
+    assert "Traceback" not in said[0] + said[1]
+    check_equal(run(tmp_path, "kept"), run(tmp_path / "whole", "kept"))
+
+
+def check_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert ours["steps"] == theirs["steps"] and ours["bytes"] == theirs["bytes"]
+    for name, value in theirs["state"].items():
+        assert torch.equal(ours["state"][name], value), name
