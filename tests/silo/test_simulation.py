@@ -21,7 +21,7 @@ from toy_run import outcome
 
 pytestmark = pytest.mark.processes
 SILOS = range(4)
-ONLY_SERVED = ("comm/wire_", "fed/clients_dropped", "fed/clients_late")
+ONLY_SERVED = ("comm/wire_", "fed/clients_dropped", "fed/clients_late", "dp/silo_")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,12 @@ def test_silos_train_what_clients_of_a_simulation_train(
     silos = [federation.silo(client) for client in SILOS]
     assert federation.ends(federation.serve()) == 0
     assert [federation.ends(silo) for silo in silos] == [0, 0, 0, 0]
-    same(federation.outcome(), simulated(tmp_path, **options))
+    served = federation.outcome()
+    same(served, simulated(tmp_path, **options))
+    if "private" in options:
+        for kind in ("max", "mean"):
+            spent = served["metrics"][f"dp/epsilon_{kind}"]
+            assert served["metrics"][f"dp/silo_epsilon_{kind}"] == spent
 
 
 def test_a_killed_server_goes_on_with_the_same_result(

@@ -26,7 +26,7 @@ class ServeCLI(FederatedCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Run the server, from the last checkpoint if there is one."""
-        settings = ServeSettings(**self._get(self.config_init, "serve"))
+        settings: ServeSettings = self._get(self.config_init, "serve")
         settings.check()
         saving = [
             callback

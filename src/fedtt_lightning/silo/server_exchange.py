@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import AdapterState, FederatedLoop, RoundPlan, RoundPlanner
 from fedtt_lightning.silo.agreement import agreement
 from fedtt_lightning.silo.answers import largest_payload, read_answer, visit_result
+from fedtt_lightning.silo.checks import simulation_problems
 from fedtt_lightning.silo.inquiry import Inquiry
 from fedtt_lightning.silo.messages import Done, NeedsAll, Train, encode
 from fedtt_lightning.silo.payloads import adapter_hash, pack_names, schema_hash, write_values
@@ -36,7 +37,8 @@ class ServerExchange(Callback, Exchange):
     Of a round's clients those that cannot be reached are dropped, those that do not answer in time
     are late, and those that answer something else are rejected: the round goes on without them.
     Logged at each round's end, beside what simulation logs: `comm/wire_upload_bytes` and
-    `comm/wire_download_bytes`, the messages of the round as they are sent.
+    `comm/wire_download_bytes`, the messages of the round as they are sent, and with local privacy
+    `dp/silo_epsilon_max` and `dp/silo_epsilon_mean`, what silos have last said to have spent.
 
     It comes first among the callbacks, since those after it plan with the silos' sizes.
 
@@ -53,6 +55,7 @@ class ServerExchange(Callback, Exchange):
         self._transport: Transport | None = None
         self._file = FederationFile("")
         self._seen: dict[int, int] = {}  # the last round whose adapter a client has answered to
+        self._epsilon: dict[int, float] = {}
         self._moved: dict[str, int] = {}  # the last round whose aggregate has moved a tensor
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -61,8 +64,14 @@ class ServerExchange(Callback, Exchange):
                 f"serve runs in one process, not in {trainer.world_size}: set trainer.devices and "
                 "trainer.num_nodes to 1"
             )
+        if stage != "fit":
+            return
         find_federation(trainer).exchange = self
         client_data(trainer).silo = (0, self.settings.silos)
+
+    def federation_problems(self, trainer: Trainer, module: LightningModule) -> Iterator[str]:
+        """Give a line for everything that a real federation cannot work with."""
+        return simulation_problems(trainer)
 
     def on_plan(
         self, trainer: Trainer, module: LightningModule, planner: RoundPlanner
@@ -108,6 +117,8 @@ class ServerExchange(Callback, Exchange):
             answer = read_answer(data, asked, visits[client], largest)
             if isinstance(answer, NeedsAll):
                 return None
+            if answer.epsilon is not None:
+                self._epsilon[client] = answer.epsilon
             norm = self.settings.max_update_norm
             return visit_result(answer, visits[client], loop, codec, norm)
 
@@ -131,6 +142,9 @@ class ServerExchange(Callback, Exchange):
             count_elsewhere(trainer, plan.optimizer_steps(loop.planner.accumulate), plan, own)
         federation.log_round(module, "comm/wire_upload_bytes", inquiry.received)
         federation.log_round(module, "comm/wire_download_bytes", inquiry.sent)
+        if spent := list(self._epsilon.values()):
+            federation.log_round(module, "dp/silo_epsilon_max", max(spent))
+            federation.log_round(module, "dp/silo_epsilon_mean", sum(spent) / len(spent))
         return [inquiry.results[client] for client in visits if client in inquiry.results]
 
     def on_aggregate(
@@ -157,7 +171,12 @@ class ServerExchange(Callback, Exchange):
         self._close()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"run": self._file.run, "seen": dict(self._seen), "moved": dict(self._moved)}
+        return {
+            "run": self._file.run,
+            "seen": dict(self._seen),
+            "epsilon": dict(self._epsilon),
+            "moved": dict(self._moved),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`.
@@ -171,6 +190,7 @@ class ServerExchange(Callback, Exchange):
                 f"run {self._file.run}: choose another folder, or that run's own checkpoint"
             )
         self._seen, self._moved = dict(state_dict["seen"]), dict(state_dict["moved"])
+        self._epsilon = dict(state_dict["epsilon"])
 
     def _wait(self, needed: int) -> None:
         self._roster.wait(self.settings.join_timeout)
