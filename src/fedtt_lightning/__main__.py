@@ -16,6 +16,8 @@ _COMMANDS = {
     "account": "parameters and bytes of FedTT beside LoRA and others, for known model families",
     "export": "write a checkpoint's adapter in PEFT's format, with a model card",
     "privacy": "noise and epsilon of a planned run, with local and with central DP",
+    "serve": "run the server of a federation of several organisations",
+    "silo": "be one client of a federation of several organisations",
     "new-federation": "write certificates, keys and configs for a federation of organisations",
 }
 _USAGE = """\
@@ -82,6 +84,14 @@ def _run(args: list[str]) -> int:
         from fedtt_lightning.privacy.command import main as privacy
 
         return privacy(rest)
+    if command == "silo":
+        from fedtt_lightning.silo.silo_command import main as silo
+
+        return silo(rest)
+    if command == "serve":
+        from fedtt_lightning.silo.serve_command import main as serve
+
+        return serve(rest)
     if command == "new-federation":
         from fedtt_lightning.silo.new_federation import main as new_federation
 

@@ -1,0 +1,152 @@
+"""How a silo's processes wait together for what the server asks of the first of them."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from fedtt_lightning import __version__
+from fedtt_lightning.callbacks.federated_rounds import find_federation
+from fedtt_lightning.errors import ConfigError, FederationError
+from fedtt_lightning.silo.agreement import agreement
+from fedtt_lightning.silo.asked import adapter_of, problem_of
+from fedtt_lightning.silo.asks import Answer, Asks
+from fedtt_lightning.silo.local_socket import LocalServer
+from fedtt_lightning.silo.messages import (
+    PROTOCOL,
+    Here,
+    NeedsAll,
+    Refused,
+    Train,
+    decode,
+    encode,
+)
+from fedtt_lightning.silo.silo_settings import SiloSettings
+
+_HEARTBEAT = 1.0  # seconds between two words of the first process to the others
+_OVERHEAD = 1 << 20  # bytes of a request beside an adapter's values, at most
+
+
+class Listener:
+    """Listens in the first process, which tells the others what to do.
+
+    Args:
+        settings: what `silo` says.
+        trainer: whose federation has a loop already.
+        run: to which the silo's state belongs, None before it has any.
+        answer: the last one given, if there is one.
+
+    Raises:
+        ConfigError: the socket cannot be used; in all processes.
+    """
+
+    def __init__(
+        self, settings: SiloSettings, trainer: Trainer, run: str | None, answer: Answer | None
+    ) -> None:
+        self._settings = settings
+        self._trainer = trainer
+        self._loop = find_federation(trainer).loop
+        self._asks: Asks | None = None
+        problem = ""
+        if trainer.is_global_zero:
+            try:
+                self._asks = self._open(run, answer)
+            except ConfigError as error:
+                problem = str(error)
+        if problem := trainer.strategy.broadcast(problem):
+            raise ConfigError(problem)
+
+    def _open(self, run: str | None, answer: Answer | None) -> Asks:
+        settings, loop = self._settings, self._loop
+        limit = loop.schema.message_nbytes + _OVERHEAD
+        here = Here(
+            version=__version__,
+            protocol=PROTOCOL,
+            client=settings.client,
+            clients=settings.clients,
+            examples=int(loop.planner.sizes[settings.client]),
+            settings=agreement(self._trainer),
+        )
+        server = LocalServer(settings.socket, limit)
+        return Asks(server, limit, here, run, answer, loop.round)
+
+    def wait(self, round: int | None) -> Train | None:
+        """Wait until the server asks for this round, or something later.
+
+        Args:
+            round: None when all rounds are over, to wait for the end of the run alone.
+
+        Returns:
+            The request for the round; None if there will not be one, also when the run is over,
+            which stops the trainer.
+
+        Raises:
+            ConfigError: the server refuses this silo.
+            FederationError: nothing was heard of the server for too long.
+        """
+        start = monotonic()
+        while True:
+            word, data = "", b""
+            if self._asks is not None:
+                word, data = self._listen(self._asks, round, start)
+            word, data = self._trainer.strategy.broadcast((word, data))
+            if word == "train":
+                ask = decode(data, len(data))
+                assert isinstance(ask, Train)
+                return ask
+            if word == "stop":
+                raise SIGTERMException
+            if word == "refused":
+                raise ConfigError(data.decode())
+            if word == "silent" and round is not None:
+                raise FederationError(
+                    f"the server has asked for nothing for {self._settings.give_up_after:g} s: see "
+                    "whether it runs and reaches this silo, or raise silo.give_up_after"
+                )
+            if word == "done":
+                self._trainer.should_stop = True
+            if word:
+                return None
+
+    def _listen(self, asks: Asks, round: int | None, start: float) -> tuple[str, bytes]:
+        """Return what is to be done, with data; an empty word means to listen on."""
+        if self._trainer.received_sigterm:
+            return "stop", b""
+        ask = asks.next(_HEARTBEAT)
+        if isinstance(asks.ending, Refused):
+            return "refused", asks.ending.reason.encode()
+        if asks.ending is not None:
+            return "done", b""
+        if ask is None:
+            silent = monotonic() - max(start, asks.heard)
+            return ("silent" if silent > self._settings.give_up_after else ""), b""
+        if problem := problem_of(self._trainer, self._loop, ask):
+            asks.turn_down(ask, Refused(problem))
+        elif round is None:
+            asks.turn_down(ask, Refused(f"client {self._settings.client} has ended its training"))
+        elif ask.round > round:
+            asks.pass_over(round)
+            return "pass", b""
+        elif adapter_of(self._loop, ask) is None:
+            asks.turn_down(ask, NeedsAll(ask.run, ask.round))
+        else:
+            asks.take(ask)
+            return "train", encode(ask)
+        return "", b""
+
+    def answer(self, answer: Answer) -> None:
+        """Give this answer to all who have asked for it, and ask again from now on."""
+        if self._asks is not None:
+            self._asks.answer(answer)
+
+    def pass_over(self, round: int) -> None:
+        """Note that a round begins of which the server cannot ask anything here."""
+        if self._asks is not None:
+            self._asks.pass_over(round)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._asks is not None:
+            self._asks.close()

@@ -1,0 +1,40 @@
+"""`python -m fedtt_lightning silo`: one client of a real federation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from fedtt_lightning.callbacks import FederatedCheckpoint
+from fedtt_lightning.cli import FederatedCLI
+from fedtt_lightning.silo.interruption import run_until_interrupted
+from fedtt_lightning.silo.silo_exchange import SiloExchange
+from fedtt_lightning.silo.silo_settings import SiloSettings
+
+
+class SiloCLI(FederatedCLI):
+    """The command line of `fit` with the keys of `silo`, which goes on by itself."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(SiloSettings, "silo")
+
+    def fit(self, **arguments: Any) -> None:
+        """Train whenever the server asks, from the last checkpoint if there is one."""
+        settings: SiloSettings = self._get(self.config_init, "silo")
+        settings.check()
+        saving = [
+            callback
+            for callback in self.trainer.checkpoint_callbacks
+            if isinstance(callback, FederatedCheckpoint)
+        ]
+        if any(callback._find_last_checkpoints(self.trainer) for callback in saving):
+            arguments["ckpt_path"] = arguments.get("ckpt_path") or "last"
+        self.trainer.callbacks.insert(0, SiloExchange(settings))  # type: ignore[attr-defined]
+        self.trainer.fit(**arguments)
+
+
+def main(args: list[str]) -> int:
+    """Run the command and return the exit code."""
+    return run_until_interrupted(SiloCLI, args, "silo")

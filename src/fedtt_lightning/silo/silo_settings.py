@@ -1,0 +1,44 @@
+"""The keys of `silo`: which client it is, and where its server is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedtt_lightning.errors import ConfigError
+
+
+@dataclass
+class SiloSettings:
+    """Which of a real federation's clients trains here, and how its server reaches it.
+
+    Args:
+        client: number of this silo's client, from 0; the same number for the federation's life.
+        clients: number of silos.
+        socket: path of the socket at which requests arrive; its folder must be the user's alone.
+        server: host:port of the server; without it something else beside this process passes
+            requests on, such as a server on the same machine.
+        root_certificate: certificate of the federation's authority.
+        key: this silo's private key, whose public half the server knows.
+        give_up_after: seconds without a word from the server after which the silo ends.
+    """
+
+    client: int
+    clients: int
+    socket: str
+    server: str | None = None
+    root_certificate: str | None = None
+    key: str | None = None
+    give_up_after: float = 3600.0
+
+    def check(self) -> None:
+        """Raise ConfigError if a key makes no sense, or is missing."""
+        if not 0 <= self.client < self.clients:
+            raise ConfigError(
+                f"silo.client is {self.client} and silo.clients {self.clients}: number the silos "
+                f"from 0 to silo.clients - 1"
+            )
+        if not self.give_up_after > 0:
+            raise ConfigError(f"silo.give_up_after is {self.give_up_after}, but must be > 0")
+        for name in ("root_certificate", "key"):
+            if self.server is not None and getattr(self, name) is None:
+                raise ConfigError(f"silo.server is set, but silo.{name} is not: name the file")

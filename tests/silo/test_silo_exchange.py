@@ -1,0 +1,133 @@
+"""A silo answers a round with its client's visit, once and for all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGKILL
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from opacus.accountants import RDPAccountant
+
+from fedtt_lightning.errors import FederationError
+from fedtt_lightning.federation import AdapterState, Int8, seed_for
+from fedtt_lightning.federation.codecs import transmit
+from fedtt_lightning.silo.messages import Done, Hello, Here, Refused, Update
+from fedtt_lightning.silo.payloads import read_update
+from silo.asking import EXPERIMENT, PlainServer
+from silo.forked_silos import ForkedSilos
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def socket() -> Iterator[str]:
+    """A path that is short enough wherever pytest keeps its own folders."""
+    with TemporaryDirectory() as folder:
+        yield f"{folder}/own/s"
+
+
+def _check(update: object, server: PlainServer, round: int) -> None:
+    assert isinstance(update, Update)
+    assert (update.run, update.round, update.client) == (server.run, round, 1)
+    weights = AdapterState.from_bytes(update.payload, server.travelling(round)).tensors()
+    for name, value in server.expected(round).items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_answers_what_a_plain_loop_trains(
+    silos: ForkedSilos, socket: str, tmp_path: Path, own: bool
+) -> None:
+    server = PlainServer(socket)
+    pid = silos.start(tmp_path, socket=socket, own=own)
+    here = server.say(Hello("run-1"))
+    assert isinstance(here, Here)
+    assert (here.client, here.clients, here.examples) == (1, 4, 11)
+    assert here.settings["trainer.max_epochs"] == "3 rounds"
+    update = server.say(server.request(0))
+    _check(update, server, 0)
+    assert server.say(server.request(0)) == update
+    # Round 1 is left out: an epoch without batches.
+    request = server.request(2, changed=server.move(0.1))
+    update = server.say(request)
+    _check(update, server, 2)
+    assert server.say(request) == update
+    assert isinstance(server.say(server.request(1)), Refused)
+    assert server.say(Done("run-1")) == Done("run-1")
+    assert silos.wait(pid) == 0
+
+
+@pytest.mark.parametrize("where", ["visit", "answer"])
+def test_a_killed_silo_answers_when_asked_again(
+    silos: ForkedSilos, socket: str, tmp_path: Path, where: str
+) -> None:
+    server = PlainServer(socket)
+    pid = silos.start(tmp_path, socket=socket, kill=(where, 0))
+    with pytest.raises(FederationError, match="hung up"):
+        server.say(server.request(0))
+    assert silos.wait(pid) == -SIGKILL
+    # What is saved is not trained again: that would kill it.
+    kill = None if where == "visit" else ("visit", 0)
+    pid = silos.start(tmp_path, socket=socket, kill=kill)
+    update = server.say(server.request(0))
+    _check(update, server, 0)
+    os.kill(pid, SIGKILL)
+    silos.wait(pid)
+    pid = silos.start(tmp_path, socket=socket, kill=("visit", 0))
+    assert server.say(server.request(0)) == update
+    _check(server.say(server.request(1, changed=server.move(0.1))), server, 1)
+    assert "state of run run-1, not of run run-2" in str(server.say(Hello("run-2")))
+    assert server.say(Refused("it is like that")) == Refused("it is like that")
+    assert silos.wait(pid) == 2
+    assert "error: it is like that" in (tmp_path / "log").read_text()
+
+
+def test_privacy_is_charged_for_what_was_sent(
+    silos: ForkedSilos, socket: str, tmp_path: Path
+) -> None:
+    server = PlainServer(socket)
+    silos.start(tmp_path, socket=socket, private=True, kill=("answer", 0))
+    with pytest.raises(FederationError, match="hung up"):
+        server.say(server.request(0))
+    pid = silos.start(tmp_path, socket=socket, private=True)
+    accountant = RDPAccountant()
+    for round in (0, 2):  # of a run of three, the second of which goes without this silo
+        update = server.say(server.request(round))
+        assert isinstance(update, Update)
+        for _ in range(2 * 3):  # passes over 11 examples in batches of 4
+            accountant.step(noise_multiplier=0.7, sample_rate=1 / 3)
+        assert update.epsilon == pytest.approx(accountant.get_epsilon(1e-5))
+        os.kill(pid, SIGKILL)
+        silos.wait(pid)
+        pid = silos.start(tmp_path, socket=socket, private=True)
+        assert server.say(server.request(round)) == update
+    server.say(Done("run-1"))
+    assert silos.wait(pid) == 0
+
+
+def test_a_codec_leaves_the_rest_with_the_silo(
+    silos: ForkedSilos, socket: str, tmp_path: Path
+) -> None:
+    server = PlainServer(socket)
+    silos.start(tmp_path, socket=socket, upload=True, kill=("answer", 1))
+    start, codec, kept = server.adapter, Int8(), None
+    for round in (0, 1):
+        if round == 1:
+            with pytest.raises(FederationError, match="hung up"):
+                server.say(server.request(1))
+            pid = silos.start(tmp_path, socket=socket, upload=True)
+        update = server.say(server.request(round))
+        assert isinstance(update, Update)
+        travels = server.travelling(round)
+        weights = AdapterState.capture(server.expected(round), travels)
+        key = seed_for(EXPERIMENT, "upload", round, 1)
+        trained = weights.minus(start.select(travels))
+        received, kept, _ = transmit(codec, trained, key, kept)
+        read = read_update(update.payload, start, travels, travels, codec)
+        torch.testing.assert_close(read.buffers, received.buffers, rtol=0, atol=1e-12)
+    server.say(Done("run-1"))
+    assert silos.wait(pid) == 0
