@@ -17,9 +17,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from torch.distributed import DistError
 
 from fedtt_lightning.callbacks import FederatedRounds, PredictionFile
+from fedtt_lightning.callbacks.lanes import is_lost_process
 from fedtt_lightning.cli_errors import one_line
 from fedtt_lightning.errors import ConfigError, FedTTError
 from fedtt_lightning.modules import CausalLM, SequenceClassifier  # noqa: F401 - bare names
+from fedtt_lightning.strategies import ShardedBackbone, SiloDDPStrategy  # noqa: F401 - bare names
 
 _COMMANDS = ("fit", "validate", "test", "predict")
 _NOT_OURS = (  # warnings and tips of the libraries below that a user cannot act on
@@ -122,6 +124,11 @@ def main(args: list[str], kind: type[FederatedCLI] = FederatedCLI) -> int:
     except (FedTTError, MisconfigurationException) as error:
         return _fail(str(error))
     except RuntimeError as error:
+        if is_lost_process(error):
+            return _fail(
+                "the connection to another process broke: see which one was lost and what it "
+                "printed; go on from the last checkpoint with --ckpt_path last"
+            )
         first, *rest = str(error).splitlines()
         if first.startswith("Error(s) in loading state_dict"):
             detail = " ".join(line.strip() for line in rest[:2])[:300]

@@ -113,7 +113,7 @@ class Lanes(Exchange):
         if self._silo.rank:
             return
         row[1], row[2] = result.loss is not None, result.seconds
-        states = [result.update, *([] if result.private is None else [result.private])]
+        states = [state for state in (result.update, result.private) if state is not None]
         parts = [buffer for state in states for buffer in state.buffers.values()]
         if result.extra:
             extra = AdapterState.capture(result.extra, self._federation.loop.travelling)
@@ -150,6 +150,11 @@ def choose_exchange(federation: FederatedRounds, trainer: Trainer) -> None:
         federation.exchange = Lanes(federation, trainer)
     elif isinstance(federation.exchange, Lanes):
         federation.exchange = None  # of an earlier fit
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Tell whether an error is that of a torch.distributed connection that broke or timed out."""
+    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
 
 
 def _read(schema: AdapterSchema, values: Tensor, own: bool = False) -> AdapterState:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -15,18 +15,20 @@ from torch.nn.parallel import DistributedDataParallel
 from fedtt_lightning.callbacks import ClientEvaluation, LoRAMerging
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.strategies.sharding import shard_frozen
+from fedtt_lightning.strategies.silo_ddp import SiloDDPStrategy
 
 
-class ShardedBackbone(DDPStrategy):
-    """DDP, with the frozen weights of transformer blocks spread over the processes of a node.
+class ShardedBackbone(SiloDDPStrategy):
+    """SiloDDPStrategy with the frozen weights of transformer blocks spread over a silo's processes.
 
     A block's weights are gathered while it computes, forward and backward, and dropped afterwards
     (PyTorch's FSDP2, `fully_shard`, of torch 2.7 or newer). What trains is whole in every process
     and its gradients are averaged as under DDP, so results are those of `ddp`, to the last bit.
-    Embeddings and head are whole, too. Checkpoints are those of `ddp`.
+    Embeddings and head are whole, too. Checkpoints are those of `ddp`. Of a silo that spans nodes,
+    the processes of each node share the weights.
 
     All processes must run the model equally often, or they wait for each other forever. So each of
-    them predicts all examples, not a share. The arguments are those of DDPStrategy.
+    them predicts all examples, not a share. The arguments are those of SiloDDPStrategy.
 
     Raises:
         ConfigError: before training, if torch is older, there is nothing to shard, it is quantized,
@@ -52,9 +54,10 @@ class ShardedBackbone(DDPStrategy):
         """Shard on the way to the device, which need not have room for the whole model."""
         assert isinstance(self.model, LightningModule)
         if self._mesh is None:
-            shape = (self.num_nodes, self.num_processes)
-            nodes = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("node", "shard"))
-            self._mesh = nodes["shard"]
+            together = gcd(self.silo.size, self.num_processes)
+            shape = (self.world_size // together, together)
+            groups = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("all", "shard"))
+            self._mesh = groups["shard"]
         shard_frozen(self.model, self._mesh)
         shards = [n for n, p in self.model.named_parameters() if isinstance(p, DTensor)]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, shards)
