@@ -14,7 +14,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from torch.distributed import DistError
 
 from fedtt_lightning.callbacks import FederatedRounds, PredictionFile
 from fedtt_lightning.callbacks.lanes import is_lost_process
@@ -141,11 +140,6 @@ def main(args: list[str], kind: type[FederatedCLI] = FederatedCLI) -> int:
             return _fail(
                 "the module's configure_optimizers gives several optimizers, which Lightning steps "
                 "by manual optimization only: let one optimizer step all parameters"
-            )
-        if isinstance(error, DistError) or "/gloo/" in first:
-            return _fail(
-                "another process of the run was lost, or is later than trainer.strategy's timeout: "
-                "see what it printed, and go on from the last checkpoint with --ckpt_path last"
             )
         raise
     except UnicodeDecodeError as error:
