@@ -1,4 +1,4 @@
-"""`serve` and `silo` with the config of `fit`: the same adapter, and ends that can be told apart."""
+"""`serve` and `silo` with the config of `fit`: the same adapter, and ends of one line."""
 
 from __future__ import annotations
 

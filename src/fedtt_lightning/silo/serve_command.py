@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
+from fedtt_lightning.callbacks import FederatedCheckpoint
 from fedtt_lightning.cli import FederatedCLI
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.silo.direct_transport import DirectTransport
@@ -31,12 +31,12 @@ class ServeCLI(FederatedCLI):
         saving = [
             callback
             for callback in self.trainer.checkpoint_callbacks
-            if isinstance(callback, ModelCheckpoint) and callback.save_last
+            if isinstance(callback, FederatedCheckpoint)
         ]
         if not saving:
             raise ConfigError(
-                "serve must find its last checkpoint after a restart: add "
-                "fedtt_lightning.callbacks.FederatedCheckpoint to trainer.callbacks"
+                "silos go back to no round that they have begun, so serve must save every round: "
+                "add fedtt_lightning.callbacks.FederatedCheckpoint to trainer.callbacks"
             )
         if any(callback._find_last_checkpoints(self.trainer) for callback in saving):
             arguments["ckpt_path"] = arguments.get("ckpt_path") or "last"
