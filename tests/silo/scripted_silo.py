@@ -44,6 +44,7 @@ class ScriptedSilo:
     def __init__(
         self, path: Path, client: int, examples: list[int], settings: dict[str, str]
     ) -> None:
+        self.path = path
         self.client = client
         self.here = Here(
             __version__, PROTOCOL, client, len(examples), examples[client], dict(settings)
