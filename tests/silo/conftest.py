@@ -1,14 +1,15 @@
-"""What tests of silos share: processes whose start takes most of their time."""
+"""What tests of servers and silos share: processes whose start takes most of their time."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from silo.forked_silos import ForkedSilos
+from silo.forks import Forks
 
 
 @pytest.fixture(scope="session")
-def silos() -> Iterator[ForkedSilos]:
-    started = ForkedSilos()
-    yield started
-    started.close()
+def forks() -> Iterator[Forks]:
+    slow = ("fedtt_lightning.privacy.optimizer", "fedtt_lightning.privacy.per_example")
+    forks = Forks("silo.toy_server", "silo.toy_silo", *slow)
+    yield forks
+    forks.close()

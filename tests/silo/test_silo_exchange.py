@@ -18,9 +18,10 @@ from fedtt_lightning.federation.codecs import transmit
 from fedtt_lightning.silo.messages import Done, Hello, Here, Refused, Update
 from fedtt_lightning.silo.payloads import read_update
 from silo.asking import EXPERIMENT, PlainServer
-from silo.forked_silos import ForkedSilos
+from silo.forks import Forks
 
 pytestmark = pytest.mark.processes
+SILO = "silo.toy_silo:run_silo"
 
 
 @pytest.fixture
@@ -40,10 +41,10 @@ def _check(update: object, server: PlainServer, round: int) -> None:
 
 @pytest.mark.parametrize("own", [False, True])
 def test_answers_what_a_plain_loop_trains(
-    silos: ForkedSilos, socket: str, tmp_path: Path, own: bool
+    forks: Forks, socket: str, tmp_path: Path, own: bool
 ) -> None:
     server = PlainServer(socket)
-    pid = silos.start(tmp_path, socket=socket, own=own)
+    pid = forks.start(SILO, tmp_path, socket=socket, own=own)
     here = server.say(Hello("run-1"))
     assert isinstance(here, Here)
     assert (here.client, here.clients, here.examples) == (1, 4, 11)
@@ -58,42 +59,40 @@ def test_answers_what_a_plain_loop_trains(
     assert server.say(request) == update
     assert isinstance(server.say(server.request(1)), Refused)
     assert server.say(Done("run-1")) == Done("run-1")
-    assert silos.wait(pid) == 0
+    assert forks.wait(pid) == 0
 
 
 @pytest.mark.parametrize("where", ["visit", "answer"])
 def test_a_killed_silo_answers_when_asked_again(
-    silos: ForkedSilos, socket: str, tmp_path: Path, where: str
+    forks: Forks, socket: str, tmp_path: Path, where: str
 ) -> None:
     server = PlainServer(socket)
-    pid = silos.start(tmp_path, socket=socket, kill=(where, 0))
+    pid = forks.start(SILO, tmp_path, socket=socket, kill=(where, 0))
     with pytest.raises(FederationError, match="hung up"):
         server.say(server.request(0))
-    assert silos.wait(pid) == -SIGKILL
+    assert forks.wait(pid) == -SIGKILL
     # What is saved is not trained again: that would kill it.
     kill = None if where == "visit" else ("visit", 0)
-    pid = silos.start(tmp_path, socket=socket, kill=kill)
+    pid = forks.start(SILO, tmp_path, socket=socket, kill=kill)
     update = server.say(server.request(0))
     _check(update, server, 0)
     os.kill(pid, SIGKILL)
-    silos.wait(pid)
-    pid = silos.start(tmp_path, socket=socket, kill=("visit", 0))
+    forks.wait(pid)
+    pid = forks.start(SILO, tmp_path, socket=socket, kill=("visit", 0))
     assert server.say(server.request(0)) == update
     _check(server.say(server.request(1, changed=server.move(0.1))), server, 1)
     assert "state of run run-1, not of run run-2" in str(server.say(Hello("run-2")))
     assert server.say(Refused("it is like that")) == Refused("it is like that")
-    assert silos.wait(pid) == 2
+    assert forks.wait(pid) == 2
     assert "error: it is like that" in (tmp_path / "log").read_text()
 
 
-def test_privacy_is_charged_for_what_was_sent(
-    silos: ForkedSilos, socket: str, tmp_path: Path
-) -> None:
+def test_privacy_is_charged_for_what_was_sent(forks: Forks, socket: str, tmp_path: Path) -> None:
     server = PlainServer(socket)
-    silos.start(tmp_path, socket=socket, private=True, kill=("answer", 0))
+    forks.start(SILO, tmp_path, socket=socket, private=True, kill=("answer", 0))
     with pytest.raises(FederationError, match="hung up"):
         server.say(server.request(0))
-    pid = silos.start(tmp_path, socket=socket, private=True)
+    pid = forks.start(SILO, tmp_path, socket=socket, private=True)
     accountant = RDPAccountant()
     for round in (0, 2):  # of a run of three, the second of which goes without this silo
         update = server.say(server.request(round))
@@ -102,24 +101,22 @@ def test_privacy_is_charged_for_what_was_sent(
             accountant.step(noise_multiplier=0.7, sample_rate=1 / 3)
         assert update.epsilon == pytest.approx(accountant.get_epsilon(1e-5))
         os.kill(pid, SIGKILL)
-        silos.wait(pid)
-        pid = silos.start(tmp_path, socket=socket, private=True)
+        forks.wait(pid)
+        pid = forks.start(SILO, tmp_path, socket=socket, private=True)
         assert server.say(server.request(round)) == update
     server.say(Done("run-1"))
-    assert silos.wait(pid) == 0
+    assert forks.wait(pid) == 0
 
 
-def test_a_codec_leaves_the_rest_with_the_silo(
-    silos: ForkedSilos, socket: str, tmp_path: Path
-) -> None:
+def test_a_codec_leaves_the_rest_with_the_silo(forks: Forks, socket: str, tmp_path: Path) -> None:
     server = PlainServer(socket)
-    silos.start(tmp_path, socket=socket, upload=True, kill=("answer", 1))
+    forks.start(SILO, tmp_path, socket=socket, upload=True, kill=("answer", 1))
     start, codec, kept = server.adapter, Int8(), None
     for round in (0, 1):
         if round == 1:
             with pytest.raises(FederationError, match="hung up"):
                 server.say(server.request(1))
-            pid = silos.start(tmp_path, socket=socket, upload=True)
+            pid = forks.start(SILO, tmp_path, socket=socket, upload=True)
         update = server.say(server.request(round))
         assert isinstance(update, Update)
         travels = server.travelling(round)
@@ -130,4 +127,4 @@ def test_a_codec_leaves_the_rest_with_the_silo(
         read = read_update(update.payload, start, travels, travels, codec)
         torch.testing.assert_close(read.buffers, received.buffers, rtol=0, atol=1e-12)
     server.say(Done("run-1"))
-    assert silos.wait(pid) == 0
+    assert forks.wait(pid) == 0

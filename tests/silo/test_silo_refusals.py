@@ -25,17 +25,18 @@ from fedtt_lightning.silo.messages import (
 from fedtt_lightning.silo.payloads import pack_names
 from fedtt_lightning.silo.silo_settings import SiloSettings
 from silo.asking import LIMIT, PlainServer
-from silo.forked_silos import ForkedSilos
+from silo.forks import Forks
 
 pytestmark = pytest.mark.processes
+SILO = "silo.toy_silo:run_silo"
 
 
 @pytest.fixture(scope="module")
-def server(silos: ForkedSilos, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainServer]:
+def server(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainServer]:
     """A server whose silo has answered round 1 of 3."""
     with TemporaryDirectory() as folder:
         path = f"{folder}/own/s"
-        silos.start(tmp_path_factory.mktemp("silo"), socket=path)
+        forks.start(SILO, tmp_path_factory.mktemp("silo"), socket=path)
         server = PlainServer(path)
         assert isinstance(server.say(server.request(0)), Update)
         yield server
@@ -93,19 +94,19 @@ def test_what_only_a_silo_says_is_refused(server: PlainServer) -> None:
 
 
 def test_a_second_silo_on_the_same_socket_ends(
-    silos: ForkedSilos, server: PlainServer, tmp_path: Path
+    forks: Forks, server: PlainServer, tmp_path: Path
 ) -> None:
-    pid = silos.start(tmp_path, socket=str(server.socket))
-    assert silos.wait(pid) == 2
+    pid = forks.start(SILO, tmp_path, socket=str(server.socket))
+    assert forks.wait(pid) == 2
     said = (tmp_path / "log").read_text().splitlines()[-1]
     assert "a worker already listens on" in said
     assert "silo.socket" in said
 
 
-def test_a_silo_gives_up_in_the_end(silos: ForkedSilos, tmp_path: Path) -> None:
+def test_a_silo_gives_up_in_the_end(forks: Forks, tmp_path: Path) -> None:
     with TemporaryDirectory() as folder:
-        pid = silos.start(tmp_path, socket=f"{folder}/own/s", give_up_after=0.1)
-        assert silos.wait(pid) == 2
+        pid = forks.start(SILO, tmp_path, socket=f"{folder}/own/s", give_up_after=0.1)
+        assert forks.wait(pid) == 2
     assert "has asked for nothing for 0.1 s" in (tmp_path / "log").read_text()
 
 

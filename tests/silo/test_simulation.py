@@ -24,14 +24,6 @@ SILOS = range(4)
 ONLY_SERVED = ("comm/wire_", "fed/clients_dropped", "fed/clients_late", "dp/silo_")
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    slow = ("fedtt_lightning.privacy.optimizer", "fedtt_lightning.privacy.per_example")
-    forks = Forks("silo.toy_server", "silo.forked_silos", "silo.own_data", *slow)
-    yield forks
-    forks.close()
-
-
 class Federation:
     """A server's and four silos' processes of the toy run."""
 
@@ -42,7 +34,7 @@ class Federation:
     def silo(self, client: int, **options: Any) -> int:
         options |= {"client": client, "clients": len(SILOS), "socket": self.sockets[client]}
         folder = self.folder / f"silo-{client}"
-        return self.forks.start("silo.forked_silos:run_silo", folder, **options, **self.options)
+        return self.forks.start("silo.toy_silo:run_silo", folder, **options, **self.options)
 
     def serve(self, **options: Any) -> int:
         options |= {"sockets": self.sockets}
