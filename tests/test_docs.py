@@ -11,8 +11,11 @@ from cli_options import ROOT
 from fedtt_lightning import adapters, callbacks, data, federation, strategies
 
 METHODS = (ROOT / "docs/methods.md").read_text()
-PAGES = {"docs/methods.md": METHODS, "README.md": (ROOT / "README.md").read_text()}
+PAGES = {
+    name: (ROOT / name).read_text() for name in ("docs/methods.md", "docs/cluster.md", "README.md")
+}
 FOLDERS = ("callbacks", "configs/methods")
+NAMED = (*FOLDERS, "configs/cluster")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -28,7 +31,7 @@ def test_named_files_exist(page: str) -> None:
     for name in named:
         assert (ROOT / name).is_file(), name
     for name in re.findall(r"`(\w+\.yaml)`", PAGES[page]):
-        assert any((ROOT / folder / name).is_file() for folder in FOLDERS), name
+        assert any((ROOT / folder / name).is_file() for folder in NAMED), name
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # configs/cluster/torchrun.sh configs/cluster/lanes.yaml
 # Starts a config's processes by torchrun; further arguments are options of `fit`. Run it on each
-# machine, of several with NODES=2 HEAD=first-host and NODE=0, 1, … in its order:
-#   NODES=2 HEAD=first-host NODE=0 PROCESSES=4 configs/cluster/torchrun.sh configs/cluster/silo_ddp.yaml
+# machine, of several with NODE=0, 1, … in their order:
+#   export NODES=2 HEAD=first-host PROCESSES=4
+#   NODE=0 configs/cluster/torchrun.sh configs/cluster/silo_ddp.yaml
 # A second start goes on from the last round that was finished.
 set -euo pipefail
 nodes=${NODES:-1} processes=${PROCESSES:-2}
