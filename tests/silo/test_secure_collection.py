@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from fedtt_lightning.silo.local_socket import LocalServer
 from fedtt_lightning.silo.messages import Refused, Stage, Update, decode, encode
 from fedtt_lightning.silo.secure_answers import SecureAnswers
 from fedtt_lightning.silo.secure_collection import SecureCollection
+from fedtt_lightning.silo.secure_letters import write_integers
 
 ROWS = torch.randint(0, 2**32, (4, 6), generator=torch.Generator().manual_seed(3))
 LIMIT = 1 << 16
@@ -47,7 +49,16 @@ def serve(server: LocalServer, answers: SecureAnswers, spoil: Spoil | None, over
 
 
 def keys_of(answers: SecureAnswers, round: int, client: int) -> bytes:
-    trained = Update("run", round, client, 10, None, 1.0, None, answers.write(ROWS[client]))
+    trained = Update(
+        "run",
+        round,
+        client,
+        10,
+        None,
+        1.0,
+        None,
+        write_integers(ROWS[client].numpy().astype(np.uint64), 32),
+    )
     answer = decode(answers.begin(encode(trained)), LIMIT)
     assert isinstance(answer, Update)
     assert replace(answer, payload=b"") == replace(trained, payload=b"")

@@ -16,7 +16,8 @@ class VisitResult:
     """What a visit leaves behind.
 
     Attributes:
-        update: new minus start of the tensors that travel, float64 buffers.
+        update: new minus start of the tensors that travel, float64 buffers; None if only the sum
+            over the visits is known, which is in the aggregation already.
         loss: mean loss of its batches, None if no step returned one.
         private: the client's private tensors, None if it has none.
         seconds: what it took, from the client's first batch to its last; 0 if not measured.
@@ -25,7 +26,7 @@ class VisitResult:
     """
 
     visit: Visit
-    update: AdapterState
+    update: AdapterState | None
     loss: float | None = None
     private: AdapterState | None = None
     seconds: float = 0.0

@@ -90,9 +90,14 @@ def _settle(
     trainer: Trainer,
     module: LightningModule,
     visit: Visit,
-    update: AdapterState,
+    update: AdapterState | None,
 ) -> None:
     """Let callbacks change an update, send it, and count what arrives."""
+    if update is None:
+        federation.loop.counted = None
+        federation.loss.end_visit(visit.num_examples)
+        call_hook(trainer, "on_client_end", module, visit)
+        return
     for callback in with_hook(trainer, "on_client_update"):
         update = callback.on_client_update(trainer, module, visit, update) or update
     if federation.exchange is None or not federation.exchange.received:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from threading import Condition, Thread
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from fedtt_lightning.errors import FederationError
 from fedtt_lightning.silo.local_socket import LocalServer, Request
@@ -15,10 +16,14 @@ from fedtt_lightning.silo.messages import (
     Here,
     Message,
     Refused,
+    Stage,
     Train,
     decode,
     encode,
 )
+
+if TYPE_CHECKING:
+    from fedtt_lightning.silo.secure_answers import SecureAnswers
 
 _POLL = 0.5
 
@@ -48,6 +53,7 @@ class Asks:
         run: to which the silo's state belongs, None before it has any.
         answer: the last one given, if there is one.
         begun: the last round that was begun.
+        secure: what answers go through before they leave, under secure aggregation.
 
     Attributes:
         ending: what ends the silo, once the server has said it.
@@ -62,11 +68,13 @@ class Asks:
         run: str | None,
         answer: Answer | None,
         begun: int,
+        secure: SecureAnswers | None = None,
     ) -> None:
         self._server = server
         self._limit = limit
         self._here = here
         self._answer = answer
+        self._secure = secure
         self._begun = begun
         self._next: tuple[Train, Request] | None = None
         self._current: Train | None = None
@@ -113,8 +121,9 @@ class Asks:
         with self._changed:
             requests, self._waiting = self._waiting, []
             self._answer, self._current = answer, None
+            data = self._leaving(answer)
         for request in requests:
-            request.reply(answer.data)
+            request.reply(data)
 
     def close(self) -> None:
         """Listen no more."""
@@ -143,6 +152,8 @@ class Asks:
                 return self._here
             if isinstance(message, Train):
                 return self._receive_ask(message, request)
+            if isinstance(message, Stage) and self._secure is not None:
+                return self._secure.answer(message)
             if isinstance(message, Done | Refused):
                 self.ending = message
                 self._changed.notify_all()
@@ -151,7 +162,7 @@ class Asks:
 
     def _receive_ask(self, ask: Train, request: Request) -> Message | bytes | None:
         if self._answer is not None and self._answer.fits(ask):
-            return self._answer.data
+            return self._leaving(self._answer)
         if self._current is not None and (
             (ask.round, ask.adapter) == (self._current.round, self._current.adapter)
         ):
@@ -167,6 +178,10 @@ class Asks:
         if old is not None:
             old[1].reply(encode(Refused(f"round {ask.round + 1} was asked for meanwhile")))
         return None
+
+    def _leaving(self, answer: Answer) -> bytes:
+        """Return the bytes of an answer as they leave."""
+        return answer.data if self._secure is None else self._secure.begin(answer.data)
 
     def _stranger(self, run: str) -> Refused:
         reason = (

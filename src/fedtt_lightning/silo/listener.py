@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -25,8 +27,12 @@ from fedtt_lightning.silo.messages import (
 )
 from fedtt_lightning.silo.silo_settings import SiloSettings
 
+if TYPE_CHECKING:
+    from fedtt_lightning.silo.super_node import SuperNode
+
 _HEARTBEAT = 1.0  # seconds between two words of the first process to the others
-_OVERHEAD = 1 << 20  # bytes of a request beside an adapter's values, at most
+_OVERHEAD = 1 << 20  # bytes of a message beside an adapter's values, at most
+_VALUE = 8  # bytes of one of them, at most
 
 
 class Listener:
@@ -49,28 +55,54 @@ class Listener:
         self._trainer = trainer
         self._loop = find_federation(trainer).loop
         self._asks: Asks | None = None
+        self._node: SuperNode | None = None
         problem = ""
         if trainer.is_global_zero:
             try:
                 self._asks = self._open(run, answer)
+                self._node = self._connect()
             except ConfigError as error:
                 problem = str(error)
         if problem := trainer.strategy.broadcast(problem):
+            self.close()
             raise ConfigError(problem)
 
     def _open(self, run: str | None, answer: Answer | None) -> Asks:
         settings, loop = self._settings, self._loop
-        limit = loop.schema.message_nbytes + _OVERHEAD
+        limit = _VALUE * loop.schema.numel + _OVERHEAD
         here = Here(
             version=__version__,
             protocol=PROTOCOL,
             client=settings.client,
             clients=settings.clients,
             examples=int(loop.planner.sizes[settings.client]),
-            settings=agreement(self._trainer),
+            settings=agreement(self._trainer, settings.secure_aggregation),
         )
         server = LocalServer(settings.socket, limit)
-        return Asks(server, limit, here, run, answer, loop.round)
+        secure = None
+        if settings.secure_aggregation:
+            from fedtt_lightning.silo.secure_answers import secure_answers  # needs Flower's parts
+
+            secure = secure_answers(settings, self._trainer)
+        return Asks(server, limit, here, run, answer, loop.round, secure)
+
+    def _connect(self) -> SuperNode | None:
+        """Start what connects this process to a server elsewhere."""
+        settings = self._settings
+        if settings.server is None:
+            return None
+        from fedtt_lightning.silo.super_node import SuperNode
+
+        assert settings.root_certificate is not None and settings.key is not None
+        return SuperNode(
+            settings.server,
+            settings.root_certificate,
+            settings.key,
+            settings.socket,
+            Path(self._trainer.default_root_dir) / "flower",
+            _VALUE * self._loop.schema.numel + _OVERHEAD,
+            settings.give_up_after,
+        )
 
     def wait(self, round: int | None) -> Train | None:
         """Wait until the server asks for this round, or something later.
@@ -101,10 +133,7 @@ class Listener:
             if word == "refused":
                 raise ConfigError(data.decode())
             if word == "silent" and round is not None:
-                raise FederationError(
-                    f"the server has asked for nothing for {self._settings.give_up_after:g} s: see "
-                    "whether it runs and reaches this silo, or raise silo.give_up_after"
-                )
+                raise FederationError(data.decode())
             if word == "done":
                 self._trainer.should_stop = True
             if word:
@@ -120,8 +149,7 @@ class Listener:
         if asks.ending is not None:
             return "done", b""
         if ask is None:
-            silent = monotonic() - max(start, asks.heard)
-            return ("silent" if silent > self._settings.give_up_after else ""), b""
+            return self._silence(max(start, asks.heard))
         if problem := problem_of(self._trainer, self._loop, ask):
             asks.turn_down(ask, Refused(problem))
         elif round is None:
@@ -136,6 +164,25 @@ class Listener:
             return "train", encode(ask)
         return "", b""
 
+    def _silence(self, since: float) -> tuple[str, bytes]:
+        """Return that the server was not there for too long, if so.
+
+        Where a connection is kept, it tells more than requests, of which there may be few.
+        """
+        limit = self._settings.give_up_after
+        if self._node is not None:
+            try:
+                self._node.check()
+            except FederationError as error:
+                return "silent", str(error).encode()
+        elif monotonic() - since > limit:
+            reason = (
+                f"the server has asked for nothing for {limit:g} s: see whether it runs and "
+                "reaches this silo, or raise silo.give_up_after"
+            )
+            return "silent", reason.encode()
+        return "", b""
+
     def answer(self, answer: Answer) -> None:
         """Give this answer to all who have asked for it, and ask again from now on."""
         if self._asks is not None:
@@ -148,5 +195,7 @@ class Listener:
 
     def close(self) -> None:
         """Listen no more."""
+        if self._node is not None:
+            self._node.close()
         if self._asks is not None:
             self._asks.close()

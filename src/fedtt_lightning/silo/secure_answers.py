@@ -8,17 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from lightning.pytorch import Trainer
 
+from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.errors import FederationError
+from fedtt_lightning.federation import SecureRule
 from fedtt_lightning.silo.messages import Stage, Update, decode, encode
 from fedtt_lightning.silo.secure_client import SecureClient
 from fedtt_lightning.silo.secure_letters import (
     integer_bytes,
     read_clients,
     read_integers,
-    write_integers,
 )
+from fedtt_lightning.silo.silo_settings import SiloSettings
+
+NOTE = "secure-sum.json"
+"""The file in which a silo notes the last sum it helped to unmask."""
 
 
 class SecureAnswers:
@@ -43,10 +48,6 @@ class SecureAnswers:
         self._half: SecureClient | None = None
         self._open = ("", -1)
         self._values = np.empty(0, np.uint64)
-
-    def write(self, values: Tensor) -> bytes:
-        """Return what `SecureRule.message` gave, int64 (n,), as the payload for `begin`."""
-        return write_integers(values.cpu().numpy().astype(np.uint64), self._bits)
 
     def begin(self, answer: bytes) -> bytes:
         """Return what leaves of an answer to `Train`: new public keys in place of its payload."""
@@ -106,3 +107,11 @@ class SecureAnswers:
 def secure_purpose(run: str, round: int) -> bytes:
     """Return what binds the secrets of a round to it."""
     return f"{run}\0{round}".encode()
+
+
+def secure_answers(settings: SiloSettings, trainer: Trainer) -> SecureAnswers:
+    """Return what a silo's trainer needs to take part in sums."""
+    rule = find_federation(trainer).loop.aggregation
+    assert isinstance(rule, SecureRule) and rule.bits is not None
+    fewest, note = rule.fewest(settings.clients), Path(trainer.default_root_dir) / NOTE
+    return SecureAnswers(settings.client, settings.clients, rule.bits, fewest, note)

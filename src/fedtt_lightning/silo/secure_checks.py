@@ -11,6 +11,7 @@ from fedtt_lightning.callbacks.central_dp import CentralDP
 from fedtt_lightning.callbacks.early_signs import EarlySigns
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.federation import ModularSum, PrivateMean, SecureRule
+from fedtt_lightning.silo.serve_settings import ServeSettings
 
 
 def secure_problems(trainer: Trainer) -> Iterator[str]:
@@ -39,8 +40,15 @@ def secure_problems(trainer: Trainer) -> Iterator[str]:
         )
 
 
-def single_update_problems(trainer: Trainer) -> Iterator[str]:
-    """Give a line for each callback that looks at the updates of single clients."""
+def single_update_problems(trainer: Trainer, settings: ServeSettings) -> Iterator[str]:
+    """Give a line for everything at the server that looks at the updates of single clients."""
+    if settings.silos < 2:
+        yield "secure_aggregation hides nothing in a sum over one silo: set it to false"
+    if settings.max_update_norm is not None:
+        yield (
+            "serve.max_update_norm looks at single updates, of which secure_aggregation shows "
+            "none: remove it"
+        )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         hooks = ("on_client_update", "client_extra")
         looks = isinstance(callback, EarlySigns) or any(hasattr(callback, hook) for hook in hooks)

@@ -6,7 +6,6 @@ import numpy as np
 
 from fedtt_lightning.errors import FederationError
 from fedtt_lightning.silo.secure_crypto import (
-    SECRET,
     KeyPair,
     commitment,
     mask,
@@ -17,6 +16,7 @@ from fedtt_lightning.silo.secure_crypto import (
 )
 from fedtt_lightning.silo.secure_letters import (
     LETTER,
+    SECRET,
     read_book,
     read_clients,
     read_records,

@@ -19,12 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedtt_lightning.errors import FederationError
-
-SECRET = 32
-"""Bytes of a secret, a share of one, a key and a commitment."""
-
-SEAL = 16
-"""Bytes that sealing adds."""
+from fedtt_lightning.silo.secure_letters import SECRET
 
 _CHUNK = 16  # bytes that Shamir's scheme splits at once, in the field of 2^128 elements
 
@@ -83,7 +78,7 @@ def unseal(key: bytes, letter: bytes, purpose: bytes) -> bytes:
 def split_secret(secret: bytes, needed: int, parts: int) -> list[bytes]:
     """Return shares of a secret, of which `needed` make it and fewer tell nothing (Shamir)."""
     halves = [secret[i : i + _CHUNK] for i in range(0, len(secret), _CHUNK)]
-    split = [Shamir.split(needed, parts, half) for half in halves]
+    split = [Shamir.split(needed, parts, half, ssss=False) for half in halves]
     return [b"".join(half[part][1] for half in split) for part in range(parts)]
 
 
@@ -94,7 +89,7 @@ def join_secret(shares: dict[int, bytes]) -> bytes:
     """
     chunks = range(0, SECRET, _CHUNK)
     return b"".join(
-        Shamir.combine([(part + 1, share[i : i + _CHUNK]) for part, share in shares.items()])
+        Shamir.combine([(part + 1, share[i : i + _CHUNK]) for part, share in shares.items()], False)
         for i in chunks
     )
 

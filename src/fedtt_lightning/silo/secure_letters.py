@@ -8,14 +8,17 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from fedtt_lightning.errors import FederationError
-from fedtt_lightning.silo.secure_crypto import SEAL, SECRET
 
+SECRET = 32
+"""Bytes of a secret, a share of one, a key and a commitment."""
+
+_SEAL = 16  # bytes that sealing adds
 _COUNT = struct.Struct("<I")
 
 KEYS = 2 * SECRET
 """Bytes of a client's public keys: one for masks, one for letters."""
 
-LETTER = 2 * SECRET + SEAL
+LETTER = 2 * SECRET + _SEAL
 """Bytes of a sealed letter: a share of the mask's seed and one of the mask's private key."""
 
 

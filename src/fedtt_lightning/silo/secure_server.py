@@ -7,7 +7,6 @@ import numpy as np
 from fedtt_lightning.errors import FederationError
 from fedtt_lightning.silo.secure_client import PURPOSE, pair_secret
 from fedtt_lightning.silo.secure_crypto import (
-    SECRET,
     KeyPair,
     commitment,
     join_secret,
@@ -16,6 +15,7 @@ from fedtt_lightning.silo.secure_crypto import (
 from fedtt_lightning.silo.secure_letters import (
     KEYS,
     LETTER,
+    SECRET,
     read_integers,
     read_records,
     write_book,

@@ -26,9 +26,12 @@ from fedtt_lightning.federation import (
 )
 from fedtt_lightning.silo.asked import adapter_of
 from fedtt_lightning.silo.asks import Answer
+from fedtt_lightning.silo.checks import simulation_problems
 from fedtt_lightning.silo.listener import Listener
 from fedtt_lightning.silo.messages import Train, Update, encode
 from fedtt_lightning.silo.payloads import unpack_names
+from fedtt_lightning.silo.secure_checks import secure_problems
+from fedtt_lightning.silo.secure_part import secret_part
 from fedtt_lightning.silo.silo_settings import SiloSettings
 
 
@@ -77,8 +80,9 @@ class SiloExchange(Callback, Exchange):
             )
         if any(isinstance(callback, EarlyStopping) for callback in callbacks):
             yield "EarlyStopping in trainer.callbacks is for the server: remove it here"
-        if find_federation(trainer).failures is not None:
-            yield "federation.failures simulates silos that fail: remove it"
+        if self.settings.secure_aggregation:
+            yield from secure_problems(trainer)
+        yield from simulation_problems(trainer)
         if silo_of(trainer).count > 1:
             yield (
                 f"a silo trains one client, but trainer.strategy has {silo_of(trainer).count} "
@@ -158,7 +162,9 @@ class SiloExchange(Callback, Exchange):
             payload=payload,
         )
         self._run, self._weights = ask.run, None
-        self._answer = Answer(ask.round, ask.adapter, encode(update))
+        secure = self.settings.secure_aggregation
+        answer = secret_part(loop, result.visit, update) if secure else update
+        self._answer = Answer(ask.round, ask.adapter, encode(answer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the last answer, also again, until the server says that the run is over."""

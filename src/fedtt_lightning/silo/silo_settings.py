@@ -19,6 +19,7 @@ class SiloSettings:
             requests on, such as a server on the same machine.
         root_certificate: certificate of the federation's authority.
         key: this silo's private key, whose public half the server knows.
+        secure_aggregation: send updates under masks only, of which the server learns the sum.
         give_up_after: seconds without a word from the server after which the silo ends.
     """
 
@@ -28,6 +29,7 @@ class SiloSettings:
     server: str | None = None
     root_certificate: str | None = None
     key: str | None = None
+    secure_aggregation: bool = False
     give_up_after: float = 3600.0
 
     def check(self) -> None:
