@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from fedtt_lightning import (
@@ -28,7 +32,7 @@ from fedtt_lightning.callbacks import (
     Scaffold,
 )
 from fedtt_lightning.data import BySize
-from fedtt_lightning.errors import FedTTError
+from fedtt_lightning.errors import ConfigError, FedTTError
 from fedtt_lightning.federation import (
     ClientFailures,
     CoordinateMedian,
@@ -42,6 +46,17 @@ from toy import ToyData, ToyModule
 from toy_run import At, kill_itself
 
 ROUNDS = 4
+
+
+# A name, the number of silos, a callback, and options of the Trainer.
+REFUSED: list[tuple[str, int, Callable[[], Callback] | None, dict[str, Any]]] = [
+    ("silos", 3, None, {}),
+    ("max_steps", 2, None, {"max_steps": 5}),
+    ("max_time", 2, None, {"max_time": "00:01:00:00"}),
+    ("every_n_visits", 2, FederatedCheckpoint, {}),
+    ("on_exception", 2, lambda: OnExceptionCheckpoint("unused"), {}),
+    ("save_on_exception", 2, lambda: ModelCheckpoint(save_on_exception=True), {}),
+]
 
 
 class Scored(ToyModule):
@@ -133,13 +148,50 @@ def run(
 
 
 def main(folder: Path, processes: int, *what: str) -> None:
-    """Do each `name:silos:precision:dropout:rounds`, in FOLDER/<that>, or die at a batch."""
+    """Do each `name:silos:precision:dropout:rounds` in FOLDER/<that>, and what else is named."""
     rank = os.environ["LOCAL_RANK"]
     for case in what:
+        if case in ("refused", "stopped"):
+            found = refused(folder) if case == "refused" else stopped(folder / case)
+            torch.save(found, folder / f"{case}-{rank}.pt")
+            continue
         name, silos, precision, dropout, rounds = case.split(":")
         options = (processes, int(silos), int(rounds), precision, float(dropout))
         result = run(folder / case, name, *options)
         torch.save(result, folder / f"{case}-{rank}.pt")
+
+
+def refused(folder: Path) -> dict[str, str]:
+    """What is said of each thing that two silos cannot work with."""
+    found = {}
+    for name, silos, callback, options in REFUSED:
+        made = [callback()] if callback else []
+        trainer = Trainer(
+            callbacks=[FederatedRounds(), *made],
+            strategy=SiloDDPStrategy(silos),
+            **{"devices": 2, "max_epochs": 1, "accelerator": "cpu", "logger": False, **options},
+            default_root_dir=folder,
+        )
+        data = FederatedDataModule(ToyData(), clients=3)
+        try:
+            trainer.fit(ToyModule(), datamodule=data)
+        except ConfigError as error:
+            found[name] = str(error)
+    return found
+
+
+def stopped(folder: Path) -> dict[str, Any]:
+    """Send SIGTERM to the second process alone, in the second round, and then go on."""
+    second = os.environ["LOCAL_RANK"] == "1"
+    try:
+        run(folder, "kept", 2, 2, extra=(At(6, terminate),) if second else ())
+    except SIGTERMException:
+        last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return {"epoch": last["epoch"], **run(folder, "kept", 2, 2)}
+
+
+def terminate(trainer: Trainer) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def lose(folder: Path, processes: int) -> None:

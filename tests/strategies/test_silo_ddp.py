@@ -35,6 +35,14 @@ TWO = [
     "private:2:32-true:0.2:4",
     "kept:1:64-true:0:4",
 ]
+REFUSED = {
+    "silos": r"trainer.strategy has 3 silos, into which 2 processes do not divide: change .*",
+    "max_steps": r"trainer.max_steps .*: use trainer.max_epochs",
+    "max_time": r"trainer.max_time or a Timer .*: use a Timer with interval epoch",
+    "every_n_visits": r"FederatedCheckpoint's every_n_visits is 1, .*: set it to 0",
+    "on_exception": r"OnExceptionCheckpoint in trainer.callbacks saves on exceptions, .*",
+    "save_on_exception": r"ModelCheckpoint in trainer.callbacks saves on exceptions, .*",
+}
 
 
 def launch(folder: Path, processes: int, *what: str) -> tuple[list[int], list[str]]:
@@ -117,21 +125,26 @@ def test_lanes_leave_the_same_checkpoints(four: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_two_lanes_end_where_one_process_does_and_go_on_from_others(
-    four: Path, tmp_path: Path
-) -> None:
+def test_two_lanes_end_where_one_does(four: Path, tmp_path: Path) -> None:
+    """Also after four have begun; and they stop at a round's end, where one is told to."""
     whole, half = alone(tmp_path / "one", FOUR[0]), FOUR[-1]
     shutil.copytree(four / half, tmp_path / "goes-on")
     check_equal(alone(tmp_path / "goes-on", FOUR[0]), whole)
     del whole["best"]  # which is begun anew in another folder
     onward = "kept:2:64-true:0:4"
     shutil.copytree(four / half, tmp_path / onward)
-    codes, said = launch(tmp_path, 2, *TWO, onward)
+    codes, said = launch(tmp_path, 2, "refused", "stopped", *TWO, onward)
     assert codes == [0, 0], said
     check(tmp_path, onward, 2, whole, atol=0)
+    check(tmp_path, "stopped", 2, whole, atol=0)
     for case in TWO:
         split = case.split(":")[1] == "1"
         check(tmp_path, case, 2, alone(tmp_path / case[:-1], case), atol=1e-12 if split else 0)
+    for rank in range(2):
+        assert torch.load(tmp_path / f"stopped-{rank}.pt", weights_only=True)["epoch"] == 1
+        refused = torch.load(tmp_path / f"refused-{rank}.pt", weights_only=True)
+        for name, line in REFUSED.items():
+            assert re.fullmatch(line, refused[name]), refused[name]
 
 
 @pytest.mark.processes
