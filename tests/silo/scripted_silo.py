@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedtt_lightning import __version__
 from fedtt_lightning.federation import AdapterSchema, AdapterState
-from fedtt_lightning.silo.local_socket import LocalServer
+from fedtt_lightning.silo.local_socket import LocalServer, Request
 from fedtt_lightning.silo.messages import (
     PROTOCOL,
     Done,
@@ -53,7 +53,7 @@ class ScriptedSilo:
         self.reply: Callable[[Train], Reply] = self.update
         self.heard: list[Message] = []
         self._server = LocalServer(path, 1 << 20)
-        self._kept: list[object] = []
+        self._kept: list[Request] = []
         self._ending = False
         self._thread = Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -63,6 +63,8 @@ class ScriptedSilo:
             self._ending = True
             self._thread.join()
             self._server.close()
+            for request in self._kept:
+                request._connection.close()
 
     def update(self, ask: Train) -> Update:
         schema = AdapterSchema.of(self.tensors)

@@ -9,84 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from fedtt_lightning.callbacks.parts import trainable_parameters
 from fedtt_lightning.errors import ConfigError, FederationError
-from fedtt_lightning.federation import RotatingFactor, UniformSampler
-from fedtt_lightning.silo.agreement import agreement
-from fedtt_lightning.silo.direct_transport import DirectTransport
 from fedtt_lightning.silo.messages import Done, NeedsAll, Refused, Train, Update
 from fedtt_lightning.silo.payloads import unpack_names
-from fedtt_lightning.silo.serve_settings import ServeSettings
-from fedtt_lightning.silo.server_exchange import ServerExchange
-from silo.scripted_silo import ScriptedSilo, expected
-from toy_run import ROUNDS, Record, make_run
-
-ALL = [0, 1, 2, 3]
-
-
-class Noted(Callback):
-    """What a simulation of one round tells: its settings, sizes and first adapter."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.settings = agreement(trainer)
+from silo.scripted_federation import ALL, Between, Federation, same, simulate
+from silo.scripted_silo import ScriptedSilo
+from toy_run import ROUNDS
 
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], list[int]]:
-    noted = Noted()
-    run = make_run(tmp_path_factory.mktemp("simulated"), noted, federation={"sampler": None})
-    trainer, module, data, _ = run
-    trainer.limit_val_batches = 0
-    trainer.fit(module, datamodule=data)
-    return noted.settings, data.clients.sizes.tolist()
-
-
-class Federation:
-    """Four scripted silos, and a server that runs in this process."""
-
-    def __init__(self, folder: Path, settings: dict[str, str], examples: list[int]) -> None:
-        self.folder, self.examples = folder, examples
-        self.settings = settings
-        self.sockets = [str(folder / f"silo-{client}") for client in ALL]
-        self.silos = [self.silo(client) for client in ALL]
-
-    def silo(self, client: int) -> ScriptedSilo:
-        silo = ScriptedSilo(Path(self.sockets[client]), client, self.examples, self.settings)
-        silo.tensors = dict(self.start())
-        return silo
-
-    def start(self) -> dict[str, Tensor]:
-        module = make_run(self.folder)[1]
-        return {name: p.detach().clone() for name, p in trainable_parameters(module).items()}
-
-    def serve(
-        self,
-        *extra: Callback,
-        rounds: int = ROUNDS,
-        federation: dict[str, Any] | None = None,
-        **settings: Any,
-    ) -> tuple[dict[str, Tensor], Record]:
-        for silo in self.silos:
-            silo.here.settings["trainer.max_epochs"] = f"{rounds} rounds"
-        options: dict[str, Any] = {"round_deadline": 10, "join_timeout": 10, **settings}
-        serve = ServeSettings(4, self.sockets, **options)
-        exchange = ServerExchange(serve, lambda: DirectTransport(self.sockets, 1 << 20))
-        options = {"sampler": UniformSampler(), **(federation or {})}
-        folder = self.folder / "server"
-        run = make_run(folder, *extra, federation=options, max_epochs=rounds)
-        trainer, module, data, record = run
-        trainer.callbacks.insert(0, exchange)
-        trainer.fit(module, datamodule=data, ckpt_path="last")
-        return {n: p.detach() for n, p in trainable_parameters(module).items()}, record
-
-    def expected(self, answered: list[list[int]]) -> dict[str, Tensor]:
-        start = self.start()
-        schedule = RotatingFactor()
-        trained = lambda round: schedule.trained(tuple(start), round, 11)  # noqa: E731
-        return expected(start, self.examples, trained, answered)
+    return simulate(tmp_path_factory.mktemp("simulated"))
 
 
 @pytest.fixture
@@ -96,10 +31,6 @@ def federation(tmp_path: Path, simulated: tuple[dict[str, str], list[int]]) -> I
     yield federation
     for silo in federation.silos:
         silo.close()
-
-
-def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    return all(torch.allclose(found[n], wanted[n], rtol=0, atol=1e-12) for n in wanted)
 
 
 def test_updates_of_silos_are_averaged_and_only_what_changed_is_sent(
@@ -175,26 +106,6 @@ def test_a_silo_that_answers_too_late_is_left_out_and_asked_again(federation: Fe
     assert same(found, federation.expected([[0, 1, 2], ALL, ALL]))
     assert [record.rounds[r]["fed/clients_late"] for r in range(ROUNDS)] == [1, 0, 0]
     assert record.rounds[0]["fed/clients_dropped"] == 0
-
-
-class Between(Callback):
-    """Does something when a round has ended."""
-
-    def __init__(self, actions: dict[int, Callable[[], None]]) -> None:
-        self.actions = actions
-
-    def on_round_end(self, trainer: Trainer, module: Any, plan: Any) -> None:
-        self.actions.get(plan.round, lambda: None)()
-
-
-def test_a_silo_that_vanishes_is_dropped_until_it_is_back(federation: Federation) -> None:
-    def back() -> None:
-        federation.silos[0] = federation.silo(0)
-
-    actions = {0: federation.silos[0].close, 1: back}
-    found, record = federation.serve(Between(actions))
-    assert same(found, federation.expected([ALL, [1, 2, 3], ALL]))
-    assert [record.rounds[r]["fed/clients_dropped"] for r in range(ROUNDS)] == [0, 1, 0]
 
 
 def test_a_round_without_any_answer_changes_nothing(federation: Federation) -> None:

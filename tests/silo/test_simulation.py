@@ -98,6 +98,20 @@ def test_a_killed_server_goes_on_with_the_same_result(
     same(federation.outcome(), simulated(tmp_path, upload=True))
 
 
+@pytest.mark.parametrize("where", ["visit", "answer"])
+def test_a_killed_silo_that_is_started_again_changes_nothing(
+    forks: Forks, tmp_path: Path, sockets: Path, where: str
+) -> None:
+    federation = Federation(forks, tmp_path, sockets, private=True)
+    silos = [federation.silo(client, kill=[where, 1] if client == 2 else None) for client in SILOS]
+    server = federation.serve()
+    assert federation.ends(silos[2]) == -SIGKILL
+    silos[2] = federation.silo(2)
+    assert federation.ends(server) == 0
+    assert [federation.ends(silo) for silo in silos] == [0, 0, 0, 0]
+    same(federation.outcome(), simulated(tmp_path, private=True))
+
+
 class Once(ClientFailures):
     """Client 1 drops out of round 1."""
 
@@ -112,7 +126,7 @@ def test_a_silo_killed_in_its_visit_is_dropped_and_comes_back(
     silos = [
         federation.silo(client, kill=["visit", 1] if client == 1 else None) for client in SILOS
     ]
-    server = federation.serve(pause=2)
+    server = federation.serve(pause=2, grace=0)
     assert federation.ends(silos[1]) == -SIGKILL
     silos[1] = federation.silo(1)
     back = DirectTransport(federation.sockets[1:2], 0)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from time import monotonic
 
 from fedtt_lightning.errors import FederationError
 from fedtt_lightning.silo.local_socket import ask, connect
-from fedtt_lightning.silo.transport import Failure
+from fedtt_lightning.silo.transport import Failure, Transport
 
 _GRACE = 1.0  # seconds an abandoned request stays open after the deadline
 
 
-class DirectTransport:
-    """A `Transport` to silos that listen on sockets of this machine.
+class DirectTransport(Transport):
+    """Reaches silos that listen on sockets of this machine.
 
     Args:
         paths: the silos' sockets; a silo's place among them is its node's number, too.
@@ -27,27 +26,25 @@ class DirectTransport:
     def __init__(self, paths: Sequence[str | Path], limit: int) -> None:
         self._paths = list(paths)
         self._limit = limit
+        self._answers: SimpleQueue[tuple[int, bytes | Failure]] = SimpleQueue()
         self.silos = {place: place for place in range(len(self._paths))}
 
     def nodes(self) -> list[int]:
         """Return the places of the sockets on which somebody listens."""
         return [node for node, path in enumerate(self._paths) if _listens(path)]
 
-    def exchange(
-        self, payloads: Mapping[int, bytes], deadline_s: float
-    ) -> Iterator[tuple[int, bytes | Failure]]:
-        """Ask all nodes at once, each in a thread; see `Transport.exchange`."""
-        end = monotonic() + deadline_s
-        answers: SimpleQueue[tuple[int, bytes | Failure]] = SimpleQueue()
-        for node, payload in payloads.items():
-            work = (node, payload, deadline_s + _GRACE, answers)
-            Thread(target=self._ask, args=work, daemon=True).start()
-        for _ in payloads:
-            try:
-                answer = answers.get(timeout=max(end - monotonic(), 0.0))
-            except Empty:
-                return
-            yield answer
+    def forget(self) -> None:
+        self._answers = SimpleQueue()  # requests under way keep the old one
+
+    def send(self, node: int, payload: bytes, lifetime: float) -> None:
+        """Ask a node, in a thread."""
+        work = (node, payload, lifetime + _GRACE, self._answers)
+        Thread(target=self._ask, args=work, daemon=True).start()
+
+    def receive(self, timeout: float) -> tuple[int, bytes | Failure] | None:
+        with suppress(Empty):
+            return self._answers.get(timeout=timeout)
+        return None
 
     def close(self) -> None:
         """Do nothing: no connection outlives its request."""

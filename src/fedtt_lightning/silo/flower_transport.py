@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -26,7 +26,7 @@ from fedtt_lightning.silo.relay import (
     write_command,
 )
 from fedtt_lightning.silo.super_link import SuperLink
-from fedtt_lightning.silo.transport import Failure
+from fedtt_lightning.silo.transport import Failure, Transport
 
 _START = 60.0  # seconds the relay may take to come up
 _ANSWER = 60.0  # seconds the relay may take for an answer, beside what it is told to wait
@@ -38,8 +38,8 @@ class _RelayEnded(Exception):
     """The relay is gone; a new one can be started."""
 
 
-class FlowerTransport:
-    """A `Transport` over Flower's SuperLink, used through a relay that Flower runs.
+class FlowerTransport(Transport):
+    """Reaches silos over Flower's SuperLink, used through a relay that Flower runs.
 
     Args:
         host: address to listen on; 0.0.0.0 for all.
@@ -71,6 +71,8 @@ class FlowerTransport:
         limit: int,
     ) -> None:
         self._limit = limit
+        self._waiting: set[int] = set()  # nodes whose answers are to come
+        self._lost: set[int] = set()  # those whose answers went with a relay
         self._connection: socket.socket | None = None
         # `folder` may be too long for a socket's path, or open to others.
         self._own = TemporaryDirectory(prefix="fedtt-")
@@ -94,34 +96,43 @@ class FlowerTransport:
         try:
             return read_nodes(self._ask(ListNodes()))
         except _RelayEnded:
-            self._start_relay()
+            self._replace_relay()
             return read_nodes(self._ask(ListNodes()))
 
-    def exchange(
-        self, payloads: Mapping[int, bytes], deadline_s: float
-    ) -> Iterator[tuple[int, bytes | Failure]]:
-        """Send each node its payload and yield the answers as they come; see `Transport.exchange`.
+    def forget(self) -> None:
+        self._waiting.clear()
+        self._lost.clear()
+        try:
+            self._ask(Forget())
+        except _RelayEnded:
+            self._replace_relay()
 
-        A payload that a node has not fetched by the deadline expires.
+    def send(self, node: int, payload: bytes, lifetime: float) -> None:
+        """Send a node its payload, which expires with its lifetime; see `Transport.send`."""
+        self._waiting.add(node)
+        try:
+            self._ask(Send(node, lifetime + _GRACE, payload))
+        except _RelayEnded:
+            self._replace_relay()
+
+    def receive(self, timeout: float) -> tuple[int, bytes | Failure] | None:
+        """Return the next answer; see `Transport.receive`.
 
         Raises:
             FederationError: Flower has ended.
         """
-        end = monotonic() + deadline_s
-        waiting = set(payloads)
+        end = monotonic() + timeout
         try:
-            self._ask(Forget())
-            for node, payload in payloads.items():
-                self._ask(Send(node, max(end - monotonic(), 0.0) + _GRACE, payload))
-            while waiting and (left := end - monotonic()) > 0:
+            while not self._lost and (left := end - monotonic()) > 0:
                 reply = read_reply(self._ask(Poll(min(left, _LOOK))))
                 if reply is not None:
-                    waiting.discard(reply[0])
-                    yield reply
+                    self._waiting.discard(reply[0])
+                    return reply
         except _RelayEnded:
-            self._start_relay()
-            for node in sorted(waiting):
-                yield node, Failure("the server's relay ended before the answer came")
+            self._replace_relay()
+        if self._lost:
+            return self._lost.pop(), Failure("the server's relay ended before the answer came")
+        return None
 
     def close(self) -> None:
         """End all of Flower's processes and free the port."""
@@ -133,6 +144,11 @@ class FlowerTransport:
             self._connection.close()
         self._server.close()
         self._own.cleanup()
+
+    def _replace_relay(self) -> None:
+        self._lost |= self._waiting
+        self._waiting.clear()
+        self._start_relay()
 
     def _start_relay(self) -> None:
         if self._connection is not None:

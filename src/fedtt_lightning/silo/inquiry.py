@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from time import monotonic
 from typing import Literal
 
@@ -13,10 +14,13 @@ from fedtt_lightning.silo.roster import Roster
 from fedtt_lightning.silo.transport import Failure, Transport
 
 Fate = Literal["dropped", "late", "rejected"]
+_LOOK = 0.5  # seconds between two looks for silos that come back
 
 
 class Inquiry:
     """Asks silos for a round's visits, all at once, until they have answered or it is too late.
+
+    A silo that has gone, before or after it was asked, is greeted when it is back, and asked again.
 
     Args:
         write: gives the request to a client, with all of the adapter if told so.
@@ -25,8 +29,8 @@ class Inquiry:
 
     Attributes:
         results: of the clients that answered as they should.
-        lost: the others: `dropped` cannot be reached, `late` have not answered by the deadline,
-            `rejected` answered something else.
+        lost: the others: `dropped` have gone, `late` have not answered by the deadline, `rejected`
+            answered something else.
         sent, received: bytes of the messages.
     """
 
@@ -41,58 +45,103 @@ class Inquiry:
         self._roster = roster
         self._write = write
         self._read = read
+        self._end = 0.0
+        self._absent: set[int] = set()  # clients that may come back
+        self._greeted: set[int] = set()
+        self._asked: dict[int, tuple[Train, bool]] = {}  # with all of the adapter?
         self.results: dict[int, VisitResult] = {}
         self.lost: dict[Fate, list[int]] = {"dropped": [], "late": [], "rejected": []}
         self.sent = self.received = 0
 
-    def run(self, clients: Sequence[int], deadline_s: float) -> None:
-        """Ask these clients; return when all have answered, or after `deadline_s` seconds."""
-        end = monotonic() + deadline_s
+    def run(self, clients: Sequence[int], deadline_s: float, grace_s: float) -> None:
+        """Ask these clients; return when all have answered, or after `deadline_s` seconds.
+
+        Args:
+            grace_s: seconds that one which has gone may take to come back.
+        """
+        self._end = monotonic() + deadline_s
         self._roster.greet()
-        silent = set(clients)
-        there = [client for client in clients if client in self._roster.joined]
-        needs_all = self._ask(there, False, end, silent)
-        if needs_all:  # rare: a silo that has lost what it had
-            self._ask(needs_all, True, end, silent)
-        online = self._transport.nodes() if silent else []
-        for client in sorted(silent):
-            if self._roster.joined.get(client) in online:
-                self._lose(client, "late", f"no answer within {deadline_s:g} s")
+        self._transport.forget()
+        for client in clients:
+            if client in self._roster.joined:
+                self._ask(client)
             else:
-                self._lose(client, "dropped", self._roster.trouble.get(client, "it has gone"))
+                self._absent.add(client)
+        look = 0.0
+        while self._asked or self._greeted or self._absent:
+            if (now := monotonic()) >= self._end:
+                break
+            if now >= look and (self._absent or self._greeted):
+                self._look_for_absent(now - grace_s)
+                look = now + _LOOK
+            if (reply := self._transport.receive(min(self._end - now, _LOOK))) is not None:
+                self._hear(*reply)
+        for client in sorted(self._asked):
+            self.lose(client, "late", f"no answer within {deadline_s:g} s")
+        self._drop(self._absent | self._greeted)
 
-    def _ask(
-        self, clients: Sequence[int], everything: bool, end: float, silent: set[int]
-    ) -> list[int]:
-        """Ask clients, and take from `silent` those whose fate is known; return who needs all."""
-        nodes = {self._roster.joined[client]: client for client in clients}
-        asks = {node: self._write(client, everything) for node, client in nodes.items()}
-        letters = {node: encode(ask) for node, ask in asks.items()}
-        self.sent += sum(map(len, letters.values()))
-        needs_all = []
-        for node, answer in self._transport.exchange(letters, max(end - monotonic(), 0.0)):
-            client = nodes[node]
+    def _look_for_absent(self, earliest: float) -> None:
+        """Greet who is back, and drop who has gone before `earliest`."""
+        left = self._roster.left
+        self._drop({c for c in self._absent | self._greeted if left.get(c, -inf) <= earliest})
+        silos = self._transport.silos
+        for node in self._transport.nodes() if self._absent else ():
+            if (client := silos[node]) in self._absent:
+                self._absent.remove(client)
+                self._greeted.add(client)
+                self._transport.send(node, self._roster.hello, self._end - monotonic())
+
+    def _ask(self, client: int, everything: bool = False) -> None:
+        ask = self._write(client, everything)
+        letter = encode(ask)
+        self.sent += len(letter)
+        self._asked[client] = ask, everything
+        self._transport.send(self._roster.joined[client], letter, self._end - monotonic())
+
+    def _hear(self, node: int, answer: bytes | Failure) -> None:
+        client = self._transport.silos[node]
+        if client in self._greeted:
+            self._greeted.remove(client)
+            refused = self._roster.admit(node, answer)
+            if client in self._roster.joined:
+                self._ask(client)
+                return
+            self._absent.add(client)
+            if refused is not None:
+                self._drop({client})
+                self._transport.send(node, encode(refused), self._end - monotonic())
+        elif client in self._asked:
+            ask, everything = self._asked.pop(client)
             if isinstance(answer, Failure):
-                silent.discard(client)
-                self._lose(client, "dropped", answer.reason)
-                continue
-            self.received += len(answer)
-            try:
-                result = self._read(answer, asks[node], client)
-                if result is None and everything:
-                    raise FederationError("it needs all of the adapter, which it has got")
-            except FederationError as error:
-                silent.discard(client)
-                self._lose(client, "rejected", str(error))
-                continue
-            if result is None:
-                needs_all.append(client)
+                self._roster.leave(client, answer.reason)
+                self._absent.add(client)
             else:
-                silent.discard(client)
-                self.results[client] = result
-        return needs_all
+                self.received += len(answer)
+                self._take(client, answer, ask, everything)
 
-    def _lose(self, client: int, fate: Fate, reason: str) -> None:
+    def _take(self, client: int, answer: bytes, ask: Train, everything: bool) -> None:
+        """Keep what a client answered, or ask it for the rest."""
+        try:
+            result = self._read(answer, ask, client)
+            if result is None and everything:
+                raise FederationError("it needs all of the adapter, which it has got")
+        except FederationError as error:
+            self.lose(client, "rejected", str(error))
+            return
+        if result is None:  # rare: a silo that has lost what it had
+            self._ask(client, everything=True)
+        else:
+            self.results[client] = result
+
+    def _drop(self, clients: set[int]) -> None:
+        for client in sorted(clients):
+            self.lose(client, "dropped", self._roster.trouble.get(client, "it has gone"))
+        self._absent -= clients
+        self._greeted -= clients
+
+    def lose(self, client: int, fate: Fate, reason: str) -> None:
+        """Leave a client out of the round."""
+        self.results.pop(client, None)
         self.lost[fate].append(client)
         self._roster.leave(client, reason)
         print(f"client {client} is {fate}: {reason}", flush=True)

@@ -27,16 +27,19 @@ class Roster:
         joined: the node of each client that has joined.
         examples: of each client that has ever joined.
         trouble: why clients that have not joined have not, where it is known.
+        left: when clients that had joined have left, by `time.monotonic`; not of those refused.
+        hello: the greeting.
     """
 
     def __init__(self, transport: Transport, run: str, examples: tuple[int, ...] = ()) -> None:
         self._transport = transport
-        self._run = run
+        self.hello = encode(Hello(run))
         self._clients = len(transport.silos)
         self._settings: Mapping[str, str] = {}
         self._theirs: dict[int, dict[str, str]] = {}
         self.trouble: dict[int, str] = {}
         self.joined: dict[int, int] = {}
+        self.left: dict[int, float] = {}
         self.examples = dict(enumerate(examples))
 
     def wait(self, timeout: float) -> None:
@@ -64,25 +67,31 @@ class Roster:
         for client, node in list(self.joined.items()):
             if node not in online:
                 self.leave(client, "it has gone")
-        hello = encode(Hello(self._run))
         new = [node for node in online if node not in self.joined.values()]
         refused = {}
-        for node, answer in self._transport.exchange(dict.fromkeys(new, hello), _GREETING):
-            client = self._transport.silos[node]
-            if isinstance(answer, Failure):
-                self.trouble[client] = answer.reason
-                continue
-            try:
-                self._admit(client, answer)
-                self.joined[client] = node
-            except FederationError as error:
-                refused[node] = str(error)
-        self._refuse(refused)
+        for node, answer in self._transport.exchange(dict.fromkeys(new, self.hello), _GREETING):
+            if (reason := self.admit(node, answer)) is not None:
+                refused[node] = reason
+        self._tell(refused)
+
+    def admit(self, node: int, answer: bytes | Failure) -> Refused | None:
+        """Let a node join that has answered to `hello`, or return what it is to be told."""
+        client = self._transport.silos[node]
+        if isinstance(answer, Failure):
+            self.trouble[client] = answer.reason
+            return None
+        try:
+            self._admit(client, answer)
+        except FederationError as error:
+            return self._refuse(client, str(error))
+        self.joined[client] = node
+        return None
 
     def leave(self, client: int, why: str) -> None:
         """Greet a client again before it takes part again."""
         self.trouble[client] = why
-        self.joined.pop(client, None)
+        if self.joined.pop(client, None) is not None:
+            self.left[client] = monotonic()
 
     def compare(self, settings: Mapping[str, str]) -> None:
         """Refuse silos that have not got these settings, from now on."""
@@ -92,9 +101,9 @@ class Roster:
             try:
                 self._compare(client, self._theirs[client])
             except FederationError as error:
-                self.leave(client, "")
-                refused[node] = str(error)
-        self._refuse(refused)
+                del self.joined[client]
+                refused[node] = self._refuse(client, str(error))
+        self._tell(refused)
 
     def _admit(self, client: int, answer: bytes) -> None:
         here = decode(answer, _LARGEST_ANSWER)
@@ -129,13 +138,15 @@ class Roster:
                     f"the server has {ours}, client {client} has {other}: use the same {key}"
                 )
 
-    def _refuse(self, reasons: Mapping[int, str]) -> None:
-        """Tell nodes why they cannot take part, and say it here if it is news."""
-        for node, reason in reasons.items():
-            client = self._transport.silos[node]
-            if self.trouble.get(client) != reason:
-                print(f"client {client} is refused: {reason}", flush=True)
-            self.trouble[client] = reason
-        letters = {node: encode(Refused(reason)) for node, reason in reasons.items()}
+    def _refuse(self, client: int, reason: str) -> Refused:
+        """Note why a client cannot take part, and say it here if it is news."""
+        if self.trouble.get(client) != reason:
+            print(f"client {client} is refused: {reason}", flush=True)
+        self.trouble[client] = reason
+        self.left.pop(client, None)
+        return Refused(reason)
+
+    def _tell(self, refused: Mapping[int, Refused]) -> None:
+        letters = {node: encode(message) for node, message in refused.items()}
         for _ in self._transport.exchange(letters, _GREETING):
             pass

@@ -23,6 +23,8 @@ class ServeSettings:
         private_key: the key that belongs to it.
         node_keys: public keys of the silos, in their order; others are refused.
         round_deadline: seconds a round's silos have to answer.
+        grace: seconds that a silo which has gone may take to come back within a round, and is then
+            asked again; 0 drops it at once.
         join_timeout: seconds to wait for silos before the first round, or after a restart.
         max_update_norm: largest L2 norm of a client's update that counts; any if not given.
         message_limit: largest bytes of a message, either way; of a longer one no more is read.
@@ -38,6 +40,7 @@ class ServeSettings:
     private_key: str | None = None
     node_keys: list[str] | None = None
     round_deadline: float = 600.0
+    grace: float = 30.0
     join_timeout: float = 600.0
     max_update_norm: float | None = None
     message_limit: int = 1 << 30
@@ -59,6 +62,8 @@ class ServeSettings:
                 f"serve.node_keys names {len(self.node_keys)} keys, but serve.silos is "
                 f"{self.silos}: name each silo's public key, silo 0 first"
             )
+        if not self.grace >= 0:
+            raise ConfigError(f"serve.grace is {self.grace}, but must be >= 0")
         for key in ("round_deadline", "join_timeout", "max_update_norm", "message_limit"):
             value = getattr(self, key)
             if value is not None and not value > 0:

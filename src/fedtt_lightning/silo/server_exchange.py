@@ -126,7 +126,7 @@ class ServerExchange(Callback, Exchange):
             return self._train(trainer, loop, -1 if everything else self._seen.get(client, -1))
 
         inquiry = Inquiry(self._transport, self._roster, write, read)
-        inquiry.run(list(visits), self.settings.round_deadline)
+        inquiry.run(list(visits), self.settings.round_deadline, self.settings.grace)
         self._seen |= dict.fromkeys(inquiry.results, plan.round)
         dropped, late, rejected = (inquiry.lost[key] for key in ("dropped", "late", "rejected"))
         loop.rejected += rejected if inquiry.results else []

@@ -1,0 +1,112 @@
+"""Silos that vanish inside a round: waited for a while, and asked again when they are back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+from time import sleep
+
+import pytest
+
+from fedtt_lightning.silo.messages import Refused, Train, Update
+from silo.scripted_federation import ALL, Between, Federation, same, simulate
+from toy_run import ROUNDS
+
+PATIENCE = 20.0
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], list[int]]:
+    return simulate(tmp_path_factory.mktemp("simulated"))
+
+
+@pytest.fixture
+def federation(tmp_path: Path, simulated: tuple[dict[str, str], list[int]]) -> Iterator[Federation]:
+    tmp_path.chmod(0o700)
+    federation = Federation(tmp_path, *simulated)
+    yield federation
+    for silo in federation.silos:
+        silo.close()
+
+
+def restart(federation: Federation, client: int, seconds: float) -> None:
+    """Let a silo vanish, and be back after some seconds with what it had."""
+    old = federation.silos[client]
+    old.close()
+    sleep(seconds)
+    federation.silos[client] = new = federation.silo(client)
+    new.tensors = old.tensors
+
+
+@pytest.mark.parametrize("settings", [{"grace": 0}, {"grace": 0.3}, {"round_deadline": 0.7}])
+def test_a_silo_that_stays_away_is_dropped_until_it_is_back(
+    federation: Federation, settings: dict[str, float]
+) -> None:
+    def back() -> None:
+        federation.silos[0] = federation.silo(0)
+
+    actions = {0: federation.silos[0].close, 1: back}
+    found, record = federation.serve(Between(actions), **settings)
+    assert same(found, federation.expected([ALL, [1, 2, 3], ALL]))
+    assert [record.rounds[r]["fed/clients_dropped"] for r in range(ROUNDS)] == [0, 1, 0]
+
+
+def test_a_silo_that_comes_back_between_rounds_misses_none(federation: Federation) -> None:
+    def vanish() -> None:
+        Thread(target=restart, args=(federation, 0, 1.0)).start()
+        while not federation.silos[0]._ending:
+            sleep(0.01)
+
+    found, record = federation.serve(Between({0: vanish}))
+    assert same(found, federation.expected([ALL] * ROUNDS))
+    assert record.rounds[1]["fed/clients_dropped"] == 0
+
+
+def test_a_silo_that_vanishes_in_its_visit_is_asked_again_while_others_train(
+    federation: Federation,
+) -> None:
+    back = Event()
+
+    def vanish(ask: Train) -> Update | None:
+        if ask.round == 1:
+            Thread(target=restart, args=(federation, 0, 0.2)).start()
+            Thread(target=see_it_back).start()
+            return None
+        return federation.silos[0].update(ask)
+
+    def see_it_back() -> None:
+        while not (federation.silos[0] is not first and federation.silos[0].asks()):
+            sleep(0.01)
+        back.set()
+
+    def slow(ask: Train) -> Update:
+        assert ask.round != 1 or back.wait(PATIENCE)
+        return federation.silos[1].update(ask)
+
+    first = federation.silos[0]
+    first.reply, federation.silos[1].reply = vanish, slow
+    found, record = federation.serve(round_deadline=PATIENCE)
+    assert same(found, federation.expected([ALL] * ROUNDS))
+    assert record.rounds[1]["fed/clients_dropped"] == 0
+    assert federation.silos[0].asks()[0] == first.asks()[1]
+
+
+def test_a_silo_that_comes_back_otherwise_is_refused(
+    federation: Federation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def vanish(ask: Train) -> Update | None:
+        if ask.round == 1:
+            federation.settings = {**federation.settings, "trainer.max_epochs": "7 rounds"}
+            Thread(target=restart, args=(federation, 0, 0.2)).start()
+            return None
+        return first.update(ask)
+
+    first = federation.silos[0]
+    first.reply = vanish
+    found, record = federation.serve()
+    assert same(found, federation.expected([ALL, [1, 2, 3], [1, 2, 3]]))
+    assert [record.rounds[r]["fed/clients_dropped"] for r in range(ROUNDS)] == [0, 1, 1]
+    (told, *_) = [m.reason for m in federation.silos[0].heard if isinstance(m, Refused)]
+    assert "client 0 has 7 rounds" in told
+    assert f"client 0 is dropped: {told}" in capsys.readouterr().out
