@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fedtt_lightning.errors import FederationError
+from fedtt_lightning.federation import FederatedLoop, SecureRule
+from fedtt_lightning.silo.inquiry import Inquiry
 from fedtt_lightning.silo.messages import Refused, Stage, decode, encode
 from fedtt_lightning.silo.secure_answers import secure_purpose
 from fedtt_lightning.silo.secure_letters import integer_bytes
@@ -32,6 +34,7 @@ class SecureCollection:
 
     Attributes:
         lost: clients that are not in the sum, and why.
+        members: those that are.
         sent, received: bytes of the messages.
     """
 
@@ -50,6 +53,7 @@ class SecureCollection:
         self._server = SecureServer(secure_purpose(run, round), bits, size, fewest)
         self._largest = size * integer_bytes(bits) + 256 * len(nodes) + _OVERHEAD
         self.lost: dict[int, str] = {}
+        self.members: list[int] = []
         self.sent = self.received = 0
 
     def run(self, keys: Mapping[int, bytes], deadline: float) -> Tensor:
@@ -72,7 +76,8 @@ class SecureCollection:
         survivors = dict.fromkeys(left, server.survivors())
         self._stage(3, survivors, server.add_revealed, deadline)
         total = torch.from_numpy(server.total().astype("int64"))
-        for client in server.members:
+        self.members = server.members
+        for client in self.members:
             self.lost.pop(client, None)  # who is lost after its vector has come is in the sum
         return total
 
@@ -121,3 +126,39 @@ class SecureCollection:
             self.lost[client] = str(error)
             return False
         return True
+
+
+def add_up(
+    transport: Transport,
+    nodes: Mapping[int, int],
+    inquiry: Inquiry,
+    keys: Mapping[int, bytes],
+    loop: FederatedLoop,
+    run: str,
+    deadline: float,
+) -> None:
+    """Let the aggregation have the sum over a round's clients, and leave out those it is not over.
+
+    Args:
+        inquiry: whose results are those of the clients in `keys`.
+    """
+    rule, plan, schema = loop.aggregation, loop.plan, loop.travelling
+    assert isinstance(rule, SecureRule) and rule.bits is not None and plan is not None
+    if not keys:
+        return
+    fewest = max(plan.needed, rule.fewest(len(plan.visits)))
+    nodes = {client: nodes[client] for client in keys}
+    collection = SecureCollection(
+        transport, nodes, run, loop.round, rule.bits, rule.size(schema), fewest
+    )
+    reason = ""
+    try:
+        total = collection.run(keys, deadline)
+        rule.take(total, len(collection.members), schema)
+    except FederationError as error:
+        reason = str(error)
+    for client in keys:
+        if client not in collection.members:
+            inquiry.lose(client, "dropped", collection.lost.get(client, reason))
+    inquiry.sent += collection.sent
+    inquiry.received += collection.received

@@ -27,6 +27,9 @@ class ServeSettings:
             asked again; 0 drops it at once.
         join_timeout: seconds to wait for silos before the first round, or after a restart.
         max_update_norm: largest L2 norm of a client's update that counts; any if not given.
+        secure_aggregation: add up updates under masks, so that the server learns their sum only;
+            with SecureMean, or PrivateMean with a codec. Silos have up to `round_deadline` for each
+            of its three stages, too.
         message_limit: largest bytes of a message, either way; of a longer one no more is read.
     """
 
@@ -43,6 +46,7 @@ class ServeSettings:
     grace: float = 30.0
     join_timeout: float = 600.0
     max_update_norm: float | None = None
+    secure_aggregation: bool = False
     message_limit: int = 1 << 30
 
     def check(self) -> None:

@@ -25,6 +25,7 @@ from fedtt_lightning.silo.messages import Done, NeedsAll, Train, encode
 from fedtt_lightning.silo.payloads import adapter_hash, pack_names, schema_hash, write_values
 from fedtt_lightning.silo.roster import Roster
 from fedtt_lightning.silo.run_file import FederationFile
+from fedtt_lightning.silo.secure_checks import secure_problems, single_update_problems
 from fedtt_lightning.silo.serve_settings import ServeSettings
 from fedtt_lightning.silo.transport import Transport
 
@@ -71,7 +72,10 @@ class ServerExchange(Callback, Exchange):
 
     def federation_problems(self, trainer: Trainer, module: LightningModule) -> Iterator[str]:
         """Give a line for everything that a real federation cannot work with."""
-        return simulation_problems(trainer)
+        yield from simulation_problems(trainer)
+        if self.settings.secure_aggregation:
+            yield from secure_problems(trainer)
+            yield from single_update_problems(trainer, self.settings)
 
     def on_plan(
         self, trainer: Trainer, module: LightningModule, planner: RoundPlanner
@@ -94,7 +98,7 @@ class ServerExchange(Callback, Exchange):
         Raises:
             FederationError: too few have joined in time for a round.
         """
-        self._roster.compare(agreement(trainer))
+        self._roster.compare(agreement(trainer, self.settings.secure_aggregation))
         self._wait(find_federation(trainer).min_clients)
         self._file = replace(self._file, examples=self._examples())
         self._file.save(Path(trainer.default_root_dir))
@@ -112,6 +116,7 @@ class ServerExchange(Callback, Exchange):
         assert self._transport is not None and plan is not None
         visits = {visit.client: visit for visit in plan.visits}
         largest = largest_payload(loop, codec)
+        secure, keys = self.settings.secure_aggregation, {}
 
         def read(data: bytes, asked: Train, client: int) -> VisitResult | None:
             answer = read_answer(data, asked, visits[client], largest)
@@ -119,6 +124,9 @@ class ServerExchange(Callback, Exchange):
                 return None
             if answer.epsilon is not None:
                 self._epsilon[client] = answer.epsilon
+            if secure:
+                keys[client] = answer.payload
+                return VisitResult(visits[client], None, answer.loss, seconds=answer.seconds)
             norm = self.settings.max_update_norm
             return visit_result(answer, visits[client], loop, codec, norm)
 
@@ -127,6 +135,11 @@ class ServerExchange(Callback, Exchange):
 
         inquiry = Inquiry(self._transport, self._roster, write, read)
         inquiry.run(list(visits), self.settings.round_deadline, self.settings.grace)
+        if secure:
+            from fedtt_lightning.silo.secure_collection import add_up  # needs libraries of Flower
+
+            nodes, deadline = self._roster.joined, self.settings.round_deadline
+            add_up(self._transport, nodes, inquiry, keys, loop, self._file.run, deadline)
         self._seen |= dict.fromkeys(inquiry.results, plan.round)
         dropped, late, rejected = (inquiry.lost[key] for key in ("dropped", "late", "rejected"))
         loop.rejected += rejected if inquiry.results else []
