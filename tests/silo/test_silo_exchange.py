@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL
 from tempfile import TemporaryDirectory
+from time import sleep
 
 import pytest
 import torch
@@ -31,11 +32,11 @@ def socket() -> Iterator[str]:
         yield f"{folder}/own/s"
 
 
-def _check(update: object, server: PlainServer, round: int) -> None:
+def _check(update: object, server: PlainServer, round: int, client: int = 1) -> None:
     assert isinstance(update, Update)
-    assert (update.run, update.round, update.client) == (server.run, round, 1)
+    assert (update.run, update.round, update.client) == (server.run, round, client)
     weights = AdapterState.from_bytes(update.payload, server.travelling(round)).tensors()
-    for name, value in server.expected(round).items():
+    for name, value in server.expected(round, client).items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-12)
 
 
@@ -128,3 +129,22 @@ def test_a_codec_leaves_the_rest_with_the_silo(forks: Forks, socket: str, tmp_pa
         torch.testing.assert_close(read.buffers, received.buffers, rtol=0, atol=1e-12)
     server.say(Done("run-1"))
     assert forks.wait(pid) == 0
+
+
+def test_the_processes_of_a_silo_train_and_stop_together(
+    forks: Forks, socket: str, tmp_path: Path
+) -> None:
+    server = PlainServer(socket)
+    server.module.net.dropout.p = 0.0
+    port = 20000 + os.getpid() % 10000  # below the range from which systems hand out ports
+    process = "silo.toy_silo:run_process"
+    pids = [
+        forks.start(process, tmp_path, rank=rank, port=port, socket=socket) for rank in range(2)
+    ]
+    assert isinstance(server.say(Hello("run-1"), seconds=60), Here)
+    sleep(2.5)  # so that they wait together for longer than a heartbeat
+    for round in (0, 2):
+        _check(server.say(server.request(round)), server, round, client=3)
+        server.move(0.1)
+    server.say(Done("run-1"))
+    assert [forks.wait(pid) for pid in pids] == [0, 0]
