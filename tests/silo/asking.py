@@ -31,14 +31,18 @@ class PlainServer:
 
     Attributes:
         adapter: the toy's first adapter, with which rounds begin unless it is changed.
+        private: the names that stay with the silo.
+        own: what it must have there.
     """
 
-    def __init__(self, socket: str | Path, run: str = "run-1") -> None:
+    def __init__(self, socket: str | Path, run: str = "run-1", private: str = "nothing") -> None:
         self.socket, self.run = socket, run
         torch.manual_seed(3)
         self.module = ToyModule().double()
         tensors = {n: p.detach() for n, p in self.module.named_parameters() if p.requires_grad}
         self.adapter = AdapterState.capture(tensors)
+        self.private = frozenset(name for name in tensors if private in name)
+        self.own: dict[str, Tensor] = {}
 
     def say(self, message: Message, seconds: float = 20) -> Message:
         """Return the answer to a message, once the silo listens."""
@@ -57,14 +61,15 @@ class PlainServer:
     def request(self, round: int, changed: frozenset[str] | None = None, **other: object) -> Train:
         """Return the request for a round, with all values or those of some names."""
         names = self.adapter.schema.names
-        values = frozenset(names) if changed is None else changed
+        shared = self.adapter.schema.select({*names} - self.private)
+        values = frozenset(shared.names) if changed is None else changed
         request = Train(
             run=self.run,
             round=round,
             rounds=ROUNDS,
             experiment=EXPERIMENT,
             schema=schema_hash(self.adapter.schema),
-            adapter=adapter_hash(self.adapter),
+            adapter=adapter_hash(self.adapter.select(shared)),
             trained=pack_names(self.trained(round), names),
             changed=pack_names(values, names),
             payload=write_values(self.adapter, values),
@@ -72,7 +77,7 @@ class PlainServer:
         return replace(request, **other)
 
     def travelling(self, round: int) -> AdapterSchema:
-        return self.adapter.schema.select(self.trained(round))
+        return self.adapter.schema.select(self.trained(round) - self.private)
 
     def move(self, by: float) -> frozenset[str]:
         """Change some of the adapter's values and return their names."""
@@ -93,10 +98,11 @@ class PlainServer:
         )
         module = copy.deepcopy(self.module)
         params = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self.adapter.copy_into(params)
+        AdapterState.capture(self.adapter.tensors() | self.own).copy_into(params)
 
         def loss(model: nn.Module, batch: list[int]) -> Tensor:
             return nn.functional.cross_entropy(model.net(x[batch]), y[batch])
 
         plain.visit(module, params, round, client, loss)
-        return {name: params[name].detach() for name in self.trained(round)}
+        self.own = {name: params[name].detach().clone() for name in self.private}
+        return {name: params[name].detach() for name in self.travelling(round).names}

@@ -131,6 +131,23 @@ def test_a_codec_leaves_the_rest_with_the_silo(forks: Forks, socket: str, tmp_pa
     assert forks.wait(pid) == 0
 
 
+def test_what_is_private_stays_with_the_silo(forks: Forks, socket: str, tmp_path: Path) -> None:
+    server = PlainServer(socket, private="head")
+    forks.start(SILO, tmp_path, socket=socket, personal=True, kill=("answer", 0))
+    with pytest.raises(FederationError, match="hung up"):
+        server.say(server.request(0))
+    forks.start(SILO, tmp_path, socket=socket, personal=True, kill=("visit", 1))
+    _check(server.say(server.request(0)), server, 0)
+    with pytest.raises(FederationError, match="hung up"):
+        server.say(server.request(2))
+    pid = forks.start(SILO, tmp_path, socket=socket, personal=True)
+    bad = server.request(2, changed=frozenset(server.adapter.schema.names))
+    assert "is private here" in str(server.say(bad))
+    _check(server.say(server.request(2)), server, 2)
+    server.say(Done("run-1"))
+    assert forks.wait(pid) == 0
+
+
 def test_the_processes_of_a_silo_train_and_stop_together(
     forks: Forks, socket: str, tmp_path: Path
 ) -> None:

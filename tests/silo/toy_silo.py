@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fedtt_lightning import FederatedDataModule
+from fedtt_lightning.callbacks import Personalization
 from fedtt_lightning.data import BySize
 from fedtt_lightning.federation import Int8, RoundPlan, UniformSampler
 from fedtt_lightning.silo.silo_exchange import SiloExchange
@@ -27,6 +28,7 @@ def run_silo(
     own: bool = False,
     private: bool = False,
     upload: bool = False,
+    personal: bool = False,
     kill: tuple[str, int] | None = None,
     **settings: Any,
 ) -> None:
@@ -36,6 +38,7 @@ def run_silo(
         own: the silo's data are its client's part of the toy's, and no others.
         private: with LocalDP.
         upload: with error feedback.
+        personal: its head stays with it.
         kill: the round in which the process is killed, in its `visit` or before its `answer`.
         settings: of SiloSettings.
     """
@@ -51,9 +54,9 @@ def run_silo(
                 kill_itself(trainer)
             super().on_fit_end(trainer, pl_module)
 
-    extra = []
+    extra: list[Callback] = [Personalization(["head"])] if personal else []
     if kill is not None and kill[0] == "visit":
-        extra = [At(6 * kill[1] + 2, kill_itself)]  # of 6 batches a visit
+        extra.append(At(6 * kill[1] + 2, kill_itself))  # of 6 batches a visit
     federation = {"sampler": UniformSampler(), "upload": Int8() if upload else None}
     build = private_run if private else make_run
     trainer, module, data, _ = build(folder, *extra, federation=federation)
