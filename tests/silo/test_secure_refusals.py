@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("cryptography")
 pytest.importorskip("Crypto")
@@ -192,6 +198,56 @@ def test_bytes_that_are_no_answer(data: bytes) -> None:
     ):
         with pytest.raises(FederationError):
             call()
+
+
+class Damaging:
+    """A half to which one message comes damaged: the one that is `count[0]` further on."""
+
+    def __init__(self, half: Any, count: list[int], damage: Callable[[bytes], bytes]) -> None:
+        self._half, self._count, self._damage = half, count, damage
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._half, name)
+        if not callable(value):
+            return value
+
+        def call(*arguments: Any) -> Any:
+            changed = []
+            for argument in arguments:
+                if isinstance(argument, bytes):
+                    self._count[0] -= 1
+                    argument = self._damage(argument) if self._count[0] == 0 else argument
+                changed.append(argument)
+            return value(*changed)
+
+        return call
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    count=st.integers(1, 28),
+    gone=st.booleans(),
+    place=st.integers(0, 10**6),
+    other=st.none() | st.binary(max_size=100),
+)
+def test_damage_ends_in_a_sum_or_an_error(
+    count: int, gone: bool, place: int, other: bytes | None
+) -> None:
+    """A bit of any message that passes is flipped, or other bytes come in its place."""
+
+    def damage(data: bytes) -> bytes:
+        if other is not None or not data:
+            return other or b""
+        flipped = bytearray(data)
+        flipped[place % len(data)] ^= 1 << place % 8
+        return bytes(flipped)
+
+    round, left = SecureRound(ROWS, {3: "masked"} if gone else {}), [count]
+    round.server = Damaging(round.server, left, damage)  # type: ignore[assignment]
+    for client, half in round.clients.items():
+        round.clients[client] = Damaging(half, left, damage)  # type: ignore[assignment]
+    with suppress(FederationError):
+        assert len(round.total()) == 5
 
 
 def test_lists_of_clients_and_integers() -> None:
