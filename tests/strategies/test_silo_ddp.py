@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from fedtt_lightning.strategies import SiloDDPStrategy
 from strategies.silo_runs import run
 
 TESTS = Path(__file__).parents[1]
@@ -98,6 +100,11 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codes, said = launch(folder, 4, *FOUR)
     assert codes == [0] * 4, said
     return folder
+
+
+def test_its_name_is_plain_ddp() -> None:
+    trainer = Trainer(strategy="silo_ddp", accelerator="cpu", devices=1, logger=False)
+    assert isinstance(trainer.strategy, SiloDDPStrategy) and trainer.strategy.silos == 1
 
 
 @pytest.mark.processes

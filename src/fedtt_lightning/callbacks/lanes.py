@@ -132,8 +132,8 @@ class Lanes(Exchange):
         advice = "go on from the last checkpoint with --ckpt_path last"
         if (found := _MISSING.search(error)) is None:
             return (
-                f"the silos did not come together in round {round + 1}, because another process "
-                f"was lost or late: the first process says which; {advice}"
+                f"another process was lost in round {round + 1}, or is later than the strategy's "
+                f"timeout: see what it printed (the first process may say which it is); {advice}"
             )
         ranks = [int(rank) for rank in found[1].split(",")]
         silos = ", ".join(str(rank // self._silo.size + 1) for rank in ranks)
