@@ -98,12 +98,12 @@ def test_a_killed_server_goes_on_with_the_same_result(
     same(federation.outcome(), simulated(tmp_path, upload=True))
 
 
-@pytest.mark.parametrize("where", ["visit", "answer"])
+@pytest.mark.parametrize("kill", [["visit", 1], ["answer", 1], ["answer", 2]])  # of 3 rounds
 def test_a_killed_silo_that_is_started_again_changes_nothing(
-    forks: Forks, tmp_path: Path, sockets: Path, where: str
+    forks: Forks, tmp_path: Path, sockets: Path, kill: list[Any]
 ) -> None:
     federation = Federation(forks, tmp_path, sockets, private=True)
-    silos = [federation.silo(client, kill=[where, 1] if client == 2 else None) for client in SILOS]
+    silos = [federation.silo(client, kill=kill if client == 2 else None) for client in SILOS]
     server = federation.serve()
     assert federation.ends(silos[2]) == -SIGKILL
     silos[2] = federation.silo(2)

@@ -166,8 +166,11 @@ class SiloExchange(Callback, Exchange):
         answer = secret_part(loop, result.visit, update) if secure else update
         self._answer = Answer(ask.round, ask.adapter, encode(answer))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the last answer, also again, until the server says that the run is over."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the last answer, also again, until the server says that the run is over.
+
+        Also after a restart from the last round's checkpoint, where `on_train_end` is not called.
+        """
         self._open(trainer).wait(None)
 
     def on_exception(
