@@ -117,7 +117,8 @@ def test_a_silo_gives_up_in_the_end(forks: Forks, tmp_path: Path) -> None:
         ({"client": -1}, r"silo\.client is -1"),
         ({"give_up_after": 0.0}, r"silo\.give_up_after"),
         ({"server": "host:1"}, r"silo\.root_certificate is not"),
-        ({"server": "host:1", "root_certificate": "ca.crt"}, r"silo\.key is not"),
+        ({"server": "host:1", "root_certificate": __file__}, r"silo\.key is not"),
+        ({"server": "host:1", "root_certificate": "ca.crt"}, r"no file ca\.crt"),
     ],
 )
 def test_bad_keys_are_named(keys: dict[str, object], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedtt_lightning.errors import ConfigError
 
@@ -41,6 +42,8 @@ class SiloSettings:
             )
         if not self.give_up_after > 0:
             raise ConfigError(f"silo.give_up_after is {self.give_up_after}, but must be > 0")
-        for name in ("root_certificate", "key"):
-            if self.server is not None and getattr(self, name) is None:
+        for name in ("root_certificate", "key") if self.server is not None else ():
+            if (path := getattr(self, name)) is None:
                 raise ConfigError(f"silo.server is set, but silo.{name} is not: name the file")
+            if not Path(path).is_file():
+                raise ConfigError(f"silo.{name}: there is no file {path}")
