@@ -11,8 +11,8 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from fedtt_lightning.callbacks.federated_rounds import find_federation
-from fedtt_lightning.errors import FederationError
-from fedtt_lightning.federation import SecureRule
+from fedtt_lightning.errors import ConfigError, FederationError
+from fedtt_lightning.federation import SecureMean, SecureRule
 from fedtt_lightning.silo.messages import Stage, Update, decode, encode
 from fedtt_lightning.silo.secure_client import SecureClient
 from fedtt_lightning.silo.secure_letters import (
@@ -110,8 +110,18 @@ def secure_purpose(run: str, round: int) -> bytes:
 
 
 def secure_answers(settings: SiloSettings, trainer: Trainer) -> SecureAnswers:
-    """Return what a silo's trainer needs to take part in sums."""
-    rule = find_federation(trainer).loop.aggregation
+    """Return what a silo's trainer needs to take part in sums.
+
+    Raises:
+        ConfigError: the client weighs more than there is room for.
+    """
+    loop = find_federation(trainer).loop
+    rule, size = loop.aggregation, loop.planner.sizes[settings.client]
     assert isinstance(rule, SecureRule) and rule.bits is not None
+    if isinstance(rule, SecureMean) and loop.weighting == "examples" and size > rule.max_weight:
+        raise ConfigError(
+            f"client {settings.client} has {size} examples, but federation.aggregation.max_weight "
+            f"is {rule.max_weight:g}: raise it at the server and all silos"
+        )
     fewest, note = rule.fewest(settings.clients), Path(trainer.default_root_dir) / NOTE
     return SecureAnswers(settings.client, settings.clients, rule.bits, fewest, note)
