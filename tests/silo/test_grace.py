@@ -9,7 +9,7 @@ from time import sleep
 
 import pytest
 
-from fedtt_lightning.silo.messages import Refused, Train, Update
+from fedtt_lightning.silo.messages import Done, Refused, Train, Update
 from silo.scripted_federation import ALL, Between, Federation, same, simulate
 from toy_run import ROUNDS
 
@@ -39,6 +39,16 @@ def restart(federation: Federation, client: int, seconds: float) -> None:
     new.tensors = old.tensors
 
 
+def vanish(federation: Federation, client: int) -> Thread:
+    """Let a silo be gone, and back after a second."""
+    socket = Path(federation.sockets[client])
+    back = Thread(target=restart, args=(federation, client, 1.0))
+    back.start()
+    while socket.exists():
+        sleep(0.01)
+    return back
+
+
 @pytest.mark.parametrize("settings", [{"grace": 0}, {"grace": 0.3}, {"round_deadline": 0.7}])
 def test_a_silo_that_stays_away_is_dropped_until_it_is_back(
     federation: Federation, settings: dict[str, float]
@@ -53,14 +63,22 @@ def test_a_silo_that_stays_away_is_dropped_until_it_is_back(
 
 
 def test_a_silo_that_comes_back_between_rounds_misses_none(federation: Federation) -> None:
-    def vanish() -> None:
-        Thread(target=restart, args=(federation, 0, 1.0)).start()
-        while not federation.silos[0]._ending:
-            sleep(0.01)
-
-    found, record = federation.serve(Between({0: vanish}))
+    found, record = federation.serve(Between({0: lambda: vanish(federation, 0)}))
     assert same(found, federation.expected([ALL] * ROUNDS))
     assert record.rounds[1]["fed/clients_dropped"] == 0
+
+
+def test_a_silo_that_comes_back_at_the_end_is_told_so(federation: Federation) -> None:
+    federation.serve(Between({ROUNDS - 1: lambda: vanish(federation, 0)}))
+    assert [type(message) for message in federation.silos[0].heard] == [Done]
+
+
+def test_a_server_that_is_started_again_at_the_end_tells_all(federation: Federation) -> None:
+    federation.serve()
+    back = vanish(federation, 2)
+    federation.serve()
+    back.join()
+    assert [type(message) for message in federation.silos[2].heard] == [Done]
 
 
 def test_a_silo_that_vanishes_in_its_visit_is_asked_again_while_others_train(
@@ -68,7 +86,7 @@ def test_a_silo_that_vanishes_in_its_visit_is_asked_again_while_others_train(
 ) -> None:
     back = Event()
 
-    def vanish(ask: Train) -> Update | None:
+    def gone(ask: Train) -> Update | None:
         if ask.round == 1:
             Thread(target=restart, args=(federation, 0, 0.2)).start()
             Thread(target=see_it_back).start()
@@ -85,7 +103,7 @@ def test_a_silo_that_vanishes_in_its_visit_is_asked_again_while_others_train(
         return federation.silos[1].update(ask)
 
     first = federation.silos[0]
-    first.reply, federation.silos[1].reply = vanish, slow
+    first.reply, federation.silos[1].reply = gone, slow
     found, record = federation.serve(round_deadline=PATIENCE)
     assert same(found, federation.expected([ALL] * ROUNDS))
     assert record.rounds[1]["fed/clients_dropped"] == 0
@@ -95,7 +113,7 @@ def test_a_silo_that_vanishes_in_its_visit_is_asked_again_while_others_train(
 def test_a_silo_that_comes_back_otherwise_is_refused(
     federation: Federation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def vanish(ask: Train) -> Update | None:
+    def gone(ask: Train) -> Update | None:
         if ask.round == 1:
             federation.settings = {**federation.settings, "trainer.max_epochs": "7 rounds"}
             Thread(target=restart, args=(federation, 0, 0.2)).start()
@@ -103,7 +121,7 @@ def test_a_silo_that_comes_back_otherwise_is_refused(
         return first.update(ask)
 
     first = federation.silos[0]
-    first.reply = vanish
+    first.reply = gone
     found, record = federation.serve()
     assert same(found, federation.expected([ALL, [1, 2, 3], [1, 2, 3]]))
     assert [record.rounds[r]["fed/clients_dropped"] for r in range(ROUNDS)] == [0, 1, 1]

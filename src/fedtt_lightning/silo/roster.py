@@ -7,7 +7,7 @@ from time import monotonic, sleep
 
 from fedtt_lightning import __version__
 from fedtt_lightning.errors import FederationError
-from fedtt_lightning.silo.messages import PROTOCOL, Hello, Here, Refused, decode, encode
+from fedtt_lightning.silo.messages import PROTOCOL, Done, Hello, Here, Refused, decode, encode
 from fedtt_lightning.silo.transport import Failure, Transport
 
 _GREETING = 10.0  # seconds a silo has to say who it is, which its worker does while it trains, too
@@ -86,6 +86,28 @@ class Roster:
             return self._refuse(client, str(error))
         self.joined[client] = node
         return None
+
+    def part(self, run: str, grace_s: float) -> None:
+        """Tell the silos that the run is over.
+
+        Args:
+            grace_s: seconds that those which have gone may take to come back, to be told, too; of
+                a server that was started only for this all silos have.
+        """
+        end = monotonic() + grace_s
+        gone = {client for client, when in self.left.items() if when + grace_s > monotonic()}
+        untold = {*self.joined, *gone} if self.joined or self.left else set(range(self._clients))
+        told: set[int] = set()
+        while True:
+            new = [node for node in self._transport.nodes() if node not in told]
+            letters = dict.fromkeys(new, encode(Done(run)))
+            for node, answer in self._transport.exchange(letters, _GREETING):
+                if not isinstance(answer, Failure):
+                    told.add(node)
+                    untold.discard(self._transport.silos[node])
+            if not untold or monotonic() >= end:
+                return
+            sleep(_PAUSE)
 
     def leave(self, client: int, why: str) -> None:
         """Greet a client again before it takes part again."""

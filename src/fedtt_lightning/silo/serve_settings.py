@@ -24,7 +24,7 @@ class ServeSettings:
         node_keys: public keys of the silos, in their order; others are refused.
         round_deadline: seconds a round's silos have to answer.
         grace: seconds that a silo which has gone may take to come back within a round, and is then
-            asked again; 0 drops it at once.
+            asked again; 0 drops it at once. At the run's end they may take as long to be told.
         join_timeout: seconds to wait for silos before the first round, or after a restart.
         max_update_norm: largest L2 norm of a client's update that counts; any if not given.
         secure_aggregation: add up updates under masks, so that the server learns their sum only;

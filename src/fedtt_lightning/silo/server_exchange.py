@@ -21,15 +21,13 @@ from fedtt_lightning.silo.agreement import agreement
 from fedtt_lightning.silo.answers import largest_payload, read_answer, visit_result
 from fedtt_lightning.silo.checks import simulation_problems
 from fedtt_lightning.silo.inquiry import Inquiry
-from fedtt_lightning.silo.messages import Done, NeedsAll, Train, encode
+from fedtt_lightning.silo.messages import NeedsAll, Train
 from fedtt_lightning.silo.payloads import adapter_hash, pack_names, schema_hash, write_values
 from fedtt_lightning.silo.roster import Roster
 from fedtt_lightning.silo.run_file import FederationFile
 from fedtt_lightning.silo.secure_checks import secure_problems, single_update_problems
 from fedtt_lightning.silo.serve_settings import ServeSettings
 from fedtt_lightning.silo.transport import Transport
-
-_FAREWELL = 10.0  # seconds silos have to take note that the run is over
 
 
 class ServerExchange(Callback, Exchange):
@@ -172,10 +170,7 @@ class ServerExchange(Callback, Exchange):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the silos that the run is over."""
         if self._transport is not None:
-            nodes = self._transport.nodes()
-            farewell = dict.fromkeys(nodes, encode(Done(self._file.run)))
-            for _ in self._transport.exchange(farewell, _FAREWELL):
-                pass
+            self._roster.part(self._file.run, self.settings.grace)
         self._close()
 
     def on_exception(
