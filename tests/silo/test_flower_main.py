@@ -5,11 +5,13 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedtt_lightning.silo.flower_main import OwnProcessesOnly
+from fedtt_lightning.silo.flower_processes import environment
 
 Ends = tuple[tuple[str, int], tuple[str, int]]
 
@@ -100,3 +102,30 @@ def test_another_user_of_this_machine(listener: socket.socket) -> None:
     finally:
         os.close(write)
         os.waitpid(child, 0)
+
+
+def test_headers_do_not_say_who_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uvicorn, which serves the port, believes `X-Forwarded-For` of this machine's processes."""
+    uvicorn = pytest.importorskip("uvicorn")
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"])
+
+    def call() -> tuple[str, int]:
+        config = uvicorn.Config(app, log_config=None)
+        config.load()
+        scope = {
+            "type": "http",
+            "client": ("127.0.0.1", 1),
+            "headers": [(b"x-forwarded-for", b"127.0.0.1:2")],
+        }
+        with suppress(AttributeError):  # no server answers here
+            asyncio.run(config.loaded_app(scope, None, None))
+        return seen.pop()
+
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    believed = call()
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    assert (believed, call()) == (("127.0.0.1", 2), ("127.0.0.1", 1))

@@ -48,12 +48,19 @@ def test_a_host_that_is_not_here() -> None:
         check_port("192.0.2.1", 9, "serve.port")
 
 
+def test_a_port_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match=r"^serve.port: .*:70000 \(no such port\)"):
+        check_port("127.0.0.1", 70000, "serve.port")
+
+
 def test_nothing_phones_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     variables = environment(tmp_path, EXTRA="x")
     assert variables["FLWR_TELEMETRY_ENABLED"] == "0"
     assert variables["FLWR_DISABLE_UPDATE_CHECK"] == "1"
     assert variables["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert variables["FORWARDED_ALLOW_IPS"] == ""
     assert variables["FLWR_HOME"] == str(tmp_path) and variables["EXTRA"] == "x"
 
 

@@ -40,9 +40,10 @@ def check_port(host: str, port: int, key: str) -> None:
     try:
         with socket.create_server((host, port), family=_family(host)):
             pass
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no such port"
         raise ConfigError(
-            f"{key}: cannot listen on {host}:{port} ({error.strerror}): stop what does, or choose "
+            f"{key}: cannot listen on {host}:{port} ({reason}): stop what does, or choose "
             "another port"
         ) from None
 
@@ -65,6 +66,7 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
         **os.environ,
         "PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
+        "FORWARDED_ALLOW_IPS": "",  # or callers' headers may say who they are
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
