@@ -63,10 +63,11 @@ class Forks:
         return int(self._process.stdout.readline())
 
 
-def run_command(folder: Path, args: list[str]) -> int:
-    """Run `python -m fedtt_lightning`."""
+def run_command(folder: Path, args: list[str], cwd: str = ".") -> int:
+    """Run `python -m fedtt_lightning` in the folder `cwd`."""
     from fedtt_lightning.__main__ import main
 
+    os.chdir(cwd)
     return main(args)
 
 

@@ -7,6 +7,7 @@ Flower 1.41 leaves open what is closed here, all of it seen in 1.41.0:
   processes of this user on this machine may; others reach what is for silos (`/v1/fleet/`).
 - A SuperNode runs any app that its SuperLink sends. Here it runs that of `flower_app` only.
 - A SuperNode that found no message sleeps for 3 s. Here it sleeps for 1 s.
+- A SuperNode that finds no server tries again after pauses of up to 20 s. Here 4 s.
 - A SuperNode that was killed is refused until its last heartbeat is 60 s old. Here 20 s.
 - A SuperNode that gives up lives on without a connection. Here it ends.
 """
@@ -30,6 +31,7 @@ from fedtt_lightning.silo.flower_app import write_app
 
 PARENT_VARIABLE = "FEDTT_PARENT"
 _POLL = 1.0
+_RETRY = 4  # seconds
 _HEARTBEAT = 10  # seconds, the least that Flower allows
 _ESTABLISHED = "01"
 _PR_SET_PDEATHSIG = 1
@@ -101,6 +103,7 @@ def _normal(entry: str) -> tuple[str, int]:
 def run_supernode() -> None:
     """Run Flower's SuperNode, which starts no app but ours."""
     from flwr.supercore import heartbeat
+    from flwr.supercore.retry import http_retry
     from flwr.supernode import fleet_http_connection
     from flwr.supernode import start_client_internal as internal
     from flwr.supernode.cli import flower_supernode
@@ -117,6 +120,7 @@ def run_supernode() -> None:
 
     internal.get_fused_config_from_fab = fuse_own
     internal.time = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, _POLL)))
+    http_retry.MAX_RETRY_DELAY = _RETRY
     heartbeat.HEARTBEAT_DEFAULT_INTERVAL = _HEARTBEAT
     fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = _HEARTBEAT
     flower_supernode()

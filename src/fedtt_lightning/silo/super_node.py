@@ -16,7 +16,7 @@ from fedtt_lightning.silo.flower_processes import (
 
 _CONNECTED = "SuperNode ID:"  # what a SuperNode prints once its server has let it in
 _FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 20.0
+_LONGEST_PAUSE = 5.0
 _HOPELESS = {  # what Flower prints: what it means, where waiting would not help
     "CERTIFICATE_VERIFY_FAILED": (
         "silo.root_certificate does not fit the server's certificate, or silo.server is no name "
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 class SuperNode:
     """The process that connects a silo to its server, and hands messages to the silo's worker.
 
-    It is started again when it ends, after pauses of 1 to 20 s. Call `check` now and then.
+    It is started again when it ends, after pauses of 1 to 5 s. Call `check` now and then.
 
     Args:
         server: the server's host:port.
@@ -89,6 +89,7 @@ class SuperNode:
         self._lost: float | None = monotonic()  # when it was first seen without a connection
         self._pause = _FIRST_PAUSE
         self._reason = "its process said nothing"
+        self._told = ""  # the reason that was last printed
         self._next: float | None = None  # when to start it again, if it has ended
         self._process = self._start()
 
@@ -105,7 +106,7 @@ class SuperNode:
         """
         if self._process.has_said(_CONNECTED):
             self._pause = _FIRST_PAUSE
-            self._lost = None
+            self._lost, self._told = None, ""
             if self._process.is_running():
                 return
         for said, meaning in _HOPELESS.items():
@@ -124,7 +125,9 @@ class SuperNode:
         if self._next is None:
             self._next = monotonic() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            _log.warning("Not connected to %s: %s; trying again.", self._server, self._reason)
+            if self._reason != self._told:
+                _log.warning("Not connected to %s: %s; trying again.", self._server, self._reason)
+                self._told = self._reason
         elif monotonic() > self._next:
             self._next = None
             self._process = self._start()
