@@ -124,6 +124,25 @@ def test_garbage_is_refused(message: bytes) -> None:
         AdapterState.from_bytes(message, schema)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"F8_E4M3"', b'"F8_E8M0"'),  # which torch has not got
+        (b'"schema":"2', b'"schema":"\\ud800'),
+    ],
+)
+def test_forged_headers_are_refused_in_plain_text(old: bytes, new: bytes) -> None:
+    state = AdapterState.capture({"a": torch.zeros(3).to(torch.float8_e4m3fn)})
+    message = state.to_bytes()
+    size = int.from_bytes(message[:8], "little")
+    header = message[8 : 8 + size].replace(old, new)
+    assert old in message and old not in header
+    forged = len(header).to_bytes(8, "little") + header + message[8 + size :]
+    with pytest.raises(FederationError) as error:
+        AdapterState.from_bytes(forged, state.schema)
+    assert str(error.value).isprintable()
+
+
 def test_is_finite() -> None:
     assert AdapterState.capture({"a": torch.ones(3)}).is_finite()
     for bad in (float("nan"), float("inf"), -float("inf")):

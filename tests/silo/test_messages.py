@@ -28,7 +28,7 @@ LIMIT = 10_000
 HASH = "0123456789abcdef" * 2
 _count = st.integers(0, 2**63)
 _number = st.floats(-1e9, 1e9)
-_text = st.text(st.characters(codec="utf-8"), max_size=40)
+_text = st.text(st.characters(codec="utf-8"), max_size=40).filter(str.isprintable)
 _payload = st.binary(max_size=200)
 _messages = st.one_of(
     st.builds(Hello, _text),
@@ -107,6 +107,16 @@ def test_values_of_another_type_are_not_sent(bad: object) -> None:
         encode(replace(update, loss=bad))  # type: ignore[arg-type]
     with pytest.raises(FederationError, match="round"):
         encode(replace(update, round=-1))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x1b[2J", "two\nlines"])
+def test_text_that_hurts_terminals_and_logs_is_refused(text: str) -> None:
+    header = json.dumps({"__metadata__": {"fedtt": json.dumps(["Refused", text, "hash"])}}).encode()
+    with pytest.raises(FederationError, match="reason") as error:
+        decode(struct.pack("<Q", len(header)) + header, LIMIT)
+    assert str(error.value).isprintable()
+    with pytest.raises(FederationError, match="reason"):
+        encode(Refused(text))
 
 
 def test_a_header_is_small_beside_its_payload() -> None:

@@ -44,12 +44,12 @@ def read_message(data: bytes, layout: Layout, digest: str) -> dict[str, Tensor]:
     found = metadata.get("schema") if isinstance(metadata, dict) else None
     if found != digest:
         raise FederationError(
-            f"the payload's schema {str(found)[:12]} is not the expected {digest[:12]}: both sides "
-            "need the same model, method, codec and round"
+            f"the payload's schema {str(found)[:12]!a} is not the expected {digest[:12]!r}: both "
+            "sides need the same model, method, codec and round"
         )
     try:
         buffers = load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # the latter for dtypes that torch has not got
         raise FederationError(f"the payload is no valid safetensors: {error}") from None
     for name, (dtype, length) in layout.items():
         buffer = buffers.get(name)

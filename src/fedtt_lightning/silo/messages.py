@@ -204,10 +204,12 @@ def _check(kind: type[Message], values: list[Any]) -> None:
 def _fits(value: Any, hint: Any, signed: bool) -> bool:
     if hint is int:
         return type(value) is int and (-_LARGEST if signed else -1) < value < _LARGEST
-    if hint is str:
-        return type(value) is str
+    if hint is str:  # it may end in a terminal or a log
+        return type(value) is str and value.isprintable()
     if hint == dict[str, str]:
-        return type(value) is dict and all(type(v) is str for pair in value.items() for v in pair)
+        return type(value) is dict and all(
+            type(v) is str and v.isprintable() for pair in value.items() for v in pair
+        )
     if value is None:
         return bool(hint == float | None)
     return type(value) in (int, float) and abs(value) < _LARGEST and isfinite(value)
