@@ -81,6 +81,7 @@ class Asks:
         self._waiting: list[Request] = []
         self._strangers: set[str] = set()  # other runs that have asked
         self._closed = False
+        self._broken: Exception | None = None  # what ended the thread
         self._changed = Condition()
         self.run = run
         self.ending: Done | Refused | None = None
@@ -89,9 +90,15 @@ class Asks:
         self._thread.start()
 
     def next(self, timeout: float) -> Train | None:
-        """Return the visit asked for, or None after `timeout` seconds or at the run's end."""
+        """Return the visit asked for, or None after `timeout` seconds or at the run's end.
+
+        Raises:
+            FederationError: nothing can be heard any more.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._next or self.ending, timeout)
+            self._changed.wait_for(lambda: self._next or self.ending or self._broken, timeout)
+            if self._broken is not None:
+                raise FederationError(f"the silo's socket broke: {self._broken!r}")
             return self._next[0] if self._next and not self.ending else None
 
     def take(self, ask: Train) -> None:
@@ -104,8 +111,13 @@ class Asks:
 
     def pass_over(self, round: int) -> None:
         """Note that a round begins without a visit here."""
+        missed = None
         with self._changed:
             self._begun = round
+            if self._next is not None and self._next[0].round <= round:
+                missed, self._next = self._next, None
+        if missed is not None:
+            missed[1].reply(encode(self._too_late(missed[0].round)))
 
     def turn_down(self, ask: Train, message: Message) -> None:
         """Answer what `next` returned without a visit."""
@@ -132,6 +144,14 @@ class Asks:
         self._server.close()
 
     def _serve(self) -> None:
+        try:
+            self._hear()
+        except Exception as error:  # or the trainer would wait for ever
+            with self._changed:
+                self._broken = error
+                self._changed.notify_all()
+
+    def _hear(self) -> None:
         while not self._closed:
             if (request := self._server.receive(_POLL)) is None:
                 continue
@@ -169,15 +189,18 @@ class Asks:
             self._waiting.append(request)
             return None
         if ask.round <= self._begun:
-            return Refused(
-                f"client {self._here.client} has begun round {self._begun + 1} already, and goes "
-                f"back to round {ask.round + 1} only from a checkpoint of before"
-            )
+            return self._too_late(ask.round)
         old, self._next = self._next, (ask, request)
         self._changed.notify_all()
         if old is not None:
             old[1].reply(encode(Refused(f"round {ask.round + 1} was asked for meanwhile")))
         return None
+
+    def _too_late(self, round: int) -> Refused:
+        return Refused(
+            f"client {self._here.client} has begun round {self._begun + 1} already, and goes back "
+            f"to round {round + 1} only from a checkpoint of before"
+        )
 
     def _leaving(self, answer: Answer) -> bytes:
         """Return the bytes of an answer as they leave."""
