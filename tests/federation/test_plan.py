@@ -65,6 +65,13 @@ def test_windows_end_with_the_local_epoch(size: int, epochs: int, accumulate: in
     assert sum(visit.ends_epoch(step) for step in steps) == epochs
 
 
+@given(sizes, st.integers(1, 3), st.integers(1, 5), st.integers(1, 60))
+def test_a_round_s_optimizer_steps(sizes: list[int], epochs: int, every: int, cap: int) -> None:
+    plan = planner(sizes, local_epochs=epochs, max_batches=cap).plan(0)
+    steps = [v.steps_optimizer(i, every) for v in plan.visits for i in range(v.num_batches)]
+    assert plan.optimizer_steps(every) == sum(steps)
+
+
 @given(sizes, st.integers(1, 30))
 def test_cap_cuts_the_round_and_still_closes_it(sizes: list[int], cap: int) -> None:
     whole, cut = planner(sizes).plan(3), planner(sizes, max_batches=cap).plan(3)

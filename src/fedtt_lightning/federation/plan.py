@@ -100,11 +100,11 @@ class RoundPlan:
 
     def optimizer_steps(self, accumulate: int) -> int:
         """Return the optimizer steps of all visits, one by one, `accumulate` batches making one."""
-        return sum(
-            visit.steps_optimizer(step, accumulate)
-            for visit in self.visits
-            for step in range(visit.num_batches)
-        )
+        steps = 0
+        for visit in self.visits:
+            epochs, rest = divmod(visit.num_batches, visit.batches_per_epoch)
+            steps += epochs * ceil(visit.batches_per_epoch / accumulate) + ceil(rest / accumulate)
+        return steps
 
     @cached_property
     def _starts(self) -> list[int]:

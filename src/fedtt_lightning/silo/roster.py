@@ -12,6 +12,7 @@ from fedtt_lightning.silo.transport import Failure, Transport
 
 _GREETING = 10.0  # seconds a silo has to say who it is, which its worker does while it trains, too
 _LARGEST_ANSWER = 1 << 20
+_TOO_MANY = 1 << 40  # examples that nobody has
 _PAUSE = 0.5
 
 
@@ -143,8 +144,10 @@ class Roster:
                 f"it has silo.client {here.client} and silo.clients {here.clients}, but is silo "
                 f"{client} of {self._clients} at the server: use these numbers"
             )
+        if not 1 <= here.examples < _TOO_MANY:
+            raise FederationError(f"it says that it has {here.examples} examples: give it others")
         known = self.examples.get(client, here.examples)
-        if here.examples < 1 or here.examples != known:
+        if here.examples != known:
             raise FederationError(
                 f"it has {here.examples} examples, but {known} are known to the server: use the "
                 "same data for the whole run"
