@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from fedtt_lightning.errors import ConfigError
@@ -86,6 +87,24 @@ def test_a_certificate_for_another_host(folder: Path) -> None:
         check_server_files(*_files(folder), "192.0.2.8")
 
 
+def test_a_certificate_for_no_host(folder: Path) -> None:
+    root = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    authority = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    leaf = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
+    builder = x509.CertificateBuilder(
+        root.subject,
+        leaf.subject,
+        leaf.public_key(),
+        1,
+        leaf.not_valid_before_utc,
+        leaf.not_valid_after_utc,
+    )
+    bare = builder.sign(authority, hashes.SHA256())  # type: ignore[arg-type]
+    (folder / "server.crt").write_bytes(bare.public_bytes(serialization.Encoding.PEM))
+    with pytest.raises(ConfigError, match=r"serve.host: .* is for other hosts than 192.0.2.7"):
+        check_server_files(*_files(folder), HOST)
+
+
 def test_private_files_are_private(folder: Path) -> None:
     write_node_key(folder / "silo-0")
     for name in ("ca.key", "server.key", "silo-0"):
@@ -138,3 +157,6 @@ def test_keys_of_another_kind_or_twice_or_open_to_others(folder: Path) -> None:
     (folder / "silo-0").chmod(0o644)
     with pytest.raises(ConfigError, match=r"silo.key: others can read .*: run chmod 600"):
         check_node_key(folder / "silo-0")
+    (folder / "server.key").chmod(0o640)
+    with pytest.raises(ConfigError, match=r"serve.private_key: others can read .*: run chmod 600"):
+        check_server_files(*_files(folder), HOST)

@@ -122,6 +122,14 @@ def test_a_path_that_is_too_long(path: Path) -> None:
         LocalServer(long, LIMIT)
 
 
+def test_another_file_is_kept(path: Path) -> None:
+    path.parent.mkdir(mode=0o700)
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=r"^silo.socket: .* is another file: choose"):
+        LocalServer(path, LIMIT)
+    assert path.read_text() == "mine"
+
+
 def test_a_folder_that_others_can_enter(path: Path) -> None:
     path.parent.mkdir(mode=0o755)
     with pytest.raises(ConfigError, match=r"silo.socket: others can enter the folder"):

@@ -85,6 +85,7 @@ def test_the_readme_s_commands_parse_and_name_files_that_fit(folder: Path) -> No
         (["out", "--silos", "2", "--days", "0"], "--days is 0, but must be from 1 to"),
         (["out", "--silos", "2", "--host", "a b"], "--host is 'a b', which is no name or address"),
         (["/proc/out", "--silos", "2"], "cannot write /proc/out: "),
+        ([".", "--silos", "2"], "cannot write . (Device or resource busy): name a folder that"),
     ],
 )
 def test_bad_input(

@@ -97,11 +97,15 @@ def check_server_files(ca: Path, certificate: Path, private_key: Path, host: str
             "together"
         ) from None
     key = _parse(private_key, "serve.private_key", "private key", _load_pem_key)
+    _check_private(private_key, "serve.private_key")
     if _public(key.public_key()) != _public(leaf.public_key()):
         raise ConfigError(
             f"serve.private_key: {private_key} does not belong to {certificate}: give its own key"
         )
-    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
     if _host(host) not in names:
         raise ConfigError(
             f"serve.host: {certificate} is for other hosts than {host}: make one for it with "
@@ -119,8 +123,7 @@ def check_node_key(path: Path) -> None:
     key = _parse(path, "silo.key", "OpenSSH private key", _load_ssh_key)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"silo.key: {path} is not of type EC: make one with `new-federation`")
-    if path.stat().st_mode & 0o077:
-        raise ConfigError(f"silo.key: others can read {path}: run chmod 600 {path}")
+    _check_private(path, "silo.key")
 
 
 def check_node_public_keys(paths: Sequence[Path]) -> None:
@@ -141,6 +144,11 @@ def check_node_public_keys(paths: Sequence[Path]) -> None:
             raise ConfigError(
                 f"serve.node_keys: {path} and {other} are one key: give each silo its own"
             )
+
+
+def _check_private(path: Path, key: str) -> None:
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"{key}: others can read {path}: run chmod 600 {path}")
 
 
 def _name(text: str) -> x509.Name:

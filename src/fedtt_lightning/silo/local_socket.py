@@ -45,8 +45,8 @@ class LocalServer:
         key: what names `path` in the configuration, for errors.
 
     Raises:
-        ConfigError: a path that is too long, a folder that others can enter, or a process that
-            listens there already.
+        ConfigError: a path that is too long or of another file, a folder that others can enter,
+            or a process that listens there already.
     """
 
     def __init__(self, path: str | Path, limit: int, key: str = "silo.socket") -> None:
@@ -54,6 +54,8 @@ class LocalServer:
         self._limit = limit
         check_socket_path(self.path, key)
         _check_folder(self.path.parent, key)
+        if self.path.exists() and not self.path.is_socket():
+            raise ConfigError(f"{key}: {self.path} is another file: choose a path for a socket")
         self._lock: int | None = _lock(self.path, key)
         self.path.unlink(missing_ok=True)  # only a dead process can have left it: the lock is ours
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

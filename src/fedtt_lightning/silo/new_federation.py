@@ -105,7 +105,12 @@ def write_federation(folder: Path, silos: int, hosts: list[str], port: int, days
         text = server_config(silos, listen, port)
         (partial / "federation.yaml").write_text(text, encoding="utf-8")
         (partial / "README.md").write_text(readme(silos, hosts[0], days), encoding="utf-8")
-        partial.replace(folder)
+        try:
+            partial.replace(folder)
+        except OSError as error:  # the folder is `.`, for one
+            raise ConfigError(
+                f"cannot write {folder} ({error.strerror}): name a folder that does not exist"
+            ) from None
     except BaseException:
         rmtree(partial)
         raise

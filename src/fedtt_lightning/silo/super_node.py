@@ -18,6 +18,7 @@ _CONNECTED = "SuperNode ID:"  # what a SuperNode prints once its server has let 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 5.0
 _HOPELESS = {  # what Flower prints: what it means, where waiting would not help
+    "certificate has expired": "the server's certificate has expired: make a new one there",
     "CERTIFICATE_VERIFY_FAILED": (
         "silo.root_certificate does not fit the server's certificate, or silo.server is no name "
         "in it"
@@ -68,7 +69,7 @@ class SuperNode:
         from fedtt_lightning.silo.certificates import check_node_key, check_root_certificate
 
         host, _, port = server.rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise ConfigError(f"silo.server is {server!r}, but must be host:port")
         check_root_certificate(Path(root_certificate))
         check_node_key(Path(key))
