@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,6 @@ from fedtt_lightning.callbacks import (
     RoundReport,
     Scaffold,
 )
-from fedtt_lightning.callbacks.summary_table import human_bytes
 from fedtt_lightning.federation import (
     ClientFailures,
     CoordinateMedian,
@@ -29,6 +31,7 @@ from fedtt_lightning.federation import (
     PoissonSampler,
     UniformSampler,
 )
+from fedtt_lightning.wording import human_bytes
 from skipping_run import SKIPPED, skipping
 from toy import ToyData
 from toy_run import At, make_run
@@ -151,14 +154,35 @@ def test_what_was_run_and_who_failed(tmp_path: Path) -> None:
     assert expected["method"].endswith(", FedAdam") and expected["server"] == "FedAdam"
     assert expected["aggregation"] == "WeightedMean" and expected["ranks"] is None
 
-    kept = torch.load(path, weights_only=True)["callbacks"]["RoundReport"]
+    saved = torch.load(path, weights_only=True)
+    kept = saved["callbacks"]["RoundReport"]
     assert 0 < kept["dropped"] + kept["late"] < expected["dropped"] + expected["late"]
     trainer, module, data, _ = run(tmp_path / "resumed")
     trainer.fit(module, datamodule=data, ckpt_path=path)
     resumed = json.loads((tmp_path / "resumed" / "summary.json").read_text())
     for summary in (expected, resumed):
         summary["metrics"].pop("train_loss", None)
+        assert summary.pop("seconds") > 0
+    first = [summary.pop("first_round") for summary in (expected, resumed)]
+    assert first == [1, 1 + saved["epoch"]] and first[1] > 1
     assert resumed == expected
+
+
+def test_what_made_the_run_and_what_its_clients_hold(tmp_path: Path) -> None:
+    trainer, module, data, _ = make_run(tmp_path, RoundReport(), max_epochs=1)
+    trainer.fit(module, datamodule=data)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert shlex.split(summary["command"])[1:] == sys.orig_argv[1:]
+    assert summary["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
+    with (tmp_path / "partition.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    targets = data.labels()
+    assert targets is not None and len(rows) == 4
+    for client, row in enumerate(rows):
+        own = targets[data.clients[client]]
+        counts = {"label 0": (own == 0).sum(), "label 1": (own == 1).sum()}
+        expected = {"client": client, "examples": len(own), **counts}
+        assert row == {name: str(value) for name, value in expected.items()}
 
 
 @pytest.mark.parametrize("callback", [Scaffold(), FedProx(0.1)])

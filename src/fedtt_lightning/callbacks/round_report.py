@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ from rich.table import Table
 
 from fedtt_lightning.callbacks.client_evaluation import ClientEvaluation
 from fedtt_lightning.callbacks.communication import Communication
+from fedtt_lightning.callbacks.csv_file import write_csv
 from fedtt_lightning.callbacks.federated_rounds import find_federation
+from fedtt_lightning.callbacks.parts import client_data
+from fedtt_lightning.callbacks.run_origin import run_origin
 from fedtt_lightning.callbacks.summary_table import (
     client_scores,
-    human_bytes,
     run_summary,
-    shown_scores,
     summary_table,
 )
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import FederatedLoop, RoundPlan
+from fedtt_lightning.wording import human_bytes, shown_scores
 
 
 class RoundReport(Callback):
@@ -31,13 +34,16 @@ class RoundReport(Callback):
     Needs the Communication callback. The row of LoRA r=8 on PEFT's default targets in the same
     backbone (query and value in most families) holds its parameters and bytes for the same visits,
     with a dense head as the backbone defines it or, for a module of your own, with what else trains
-    in it; it is left out where PEFT knows no targets. The numbers are written to `summary.json` in
-    `default_root_dir`. Uploads are those of late clients and of skipped rounds too.
+    in it; it is left out where PEFT knows no targets. Uploads are those of late clients and of
+    skipped rounds too. The numbers are written to `summary.json` in `default_root_dir`, with the
+    command, the versions, and the seconds of this `fit`, which began in `first_round` (from 1); the
+    examples of each label that clients train on to `partition.csv`.
     """
 
     def __init__(self) -> None:
         self._validated = False
         self._moved = False  # by the aggregation rule in this round, perhaps without any client
+        self._started = (0.0, 1)  # when, and in which round
         self._reset()
 
     def _reset(self) -> None:
@@ -48,6 +54,9 @@ class RoundReport(Callback):
             _communication(trainer)
             if trainer.current_epoch == 0:
                 self._reset()  # not the counts of an earlier fit
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = (time.monotonic(), trainer.current_epoch + 1)
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         self._moved = False
@@ -111,7 +120,11 @@ class RoundReport(Callback):
         summary = run_summary(trainer, pl_module, loop, comm) | self._totals
         _print(trainer, summary_table(summary))
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            _write(Path(trainer.default_root_dir) / "summary.json", summary)
+            start, first = self._started
+            summary |= {"seconds": time.monotonic() - start, "first_round": first, **run_origin()}
+            folder = Path(trainer.default_root_dir)
+            write_csv(folder / "partition.csv", *client_data(trainer).label_counts())
+            _write(folder / "summary.json", summary)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self._totals)

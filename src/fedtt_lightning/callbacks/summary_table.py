@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -22,6 +22,7 @@ from fedtt_lightning.federation import (
     RoLoRA,
     WeightedMean,
 )
+from fedtt_lightning.wording import human_bytes, shown_scores
 
 _ADAPTER = re.compile(r"\.tt_adapter\.|\.lora_")
 # PEFT's name of a method, and ours.
@@ -73,12 +74,6 @@ def _additions(trainer: Trainer, loop: FederatedLoop) -> list[str]:
     kept = [c for c in trainer.callbacks if isinstance(c, (FedProx, Scaffold))]  # type: ignore[attr-defined]
     kinds = [type(part) for part in (*parts, *kept)]
     return [kind.__name__ for kind in kinds if kind not in (WeightedMean, FedAvg)]
-
-
-def shown_scores(metrics: Iterable[str]) -> list[str]:
-    """Return the validation metrics to show: the losses too, if a task has nothing else."""
-    names = [name for name in metrics if name.startswith("val_")]
-    return [name for name in names if not name.endswith("_loss")] or names
 
 
 def client_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -140,12 +135,3 @@ def method_name(module: LightningModule, schedule: object) -> str:
         return "no PEFT method"
     patterns = getattr(module, "trainable", None)
     return _PATTERNS.get(None if patterns is None else tuple(patterns), "weights by name")
-
-
-def human_bytes(count: float) -> str:
-    """Write a number of bytes in B, KiB, MiB or GiB."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import is_
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from fedtt_lightning.data.iid import IID
 from fedtt_lightning.data.labels import read_labels
 from fedtt_lightning.data.partition import Examples, Partition, Partitioner
-from fedtt_lightning.data.table import partition_table
+from fedtt_lightning.data.table import count_labels, label_head, partition_table
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation.seeds import generator_for
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedtt_lightning.federation import PoissonBatches, RoundPlan
 
 _READ_FOR_THE_TABLE = 10_000
+_MOST_CELLS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,26 @@ class ClientDataModule(LightningDataModule):
         Without labels where finding them would mean reading more than 10,000 examples one by one
         that no partitioner has asked for.
         """
+        return partition_table(self.clients, self._cheap_labels(), self.label_names)
+
+    def label_counts(self) -> tuple[list[str], Iterator[list[int]]]:
+        """Return head and rows of the table clients x labels, whole, after `federate`.
+
+        Columns are client, examples and each label, without labels where `partition_table` has none
+        or the table would have more than a million cells.
+        """
+        counts, values = count_labels(self.clients, self._cheap_labels())
+        if values is None or counts.size > _MOST_CELLS:
+            counts, values = counts[:, :0], np.empty(0)
+        heads = [label_head(int(value), self.label_names) for value in values]
+        columns = [np.arange(len(counts))[:, None], self.clients.sizes[:, None], counts]
+        rows = (np.concatenate(row).tolist() for row in zip(*columns, strict=True))
+        return ["client", "examples", *heads], rows
+
+    def _cheap_labels(self) -> np.ndarray | None:
         if self._labels is None and len(self.train_data) > _READ_FOR_THE_TABLE:
-            labels = read_labels(self.train_data, from_examples=False)
-        else:
-            labels = self.labels()
-        return partition_table(self.clients, labels, self.label_names)
+            return read_labels(self.train_data, from_examples=False)
+        return self.labels()
 
     def train_dataloader(self) -> RoundLoader:
         """Return the batches of the coming round, visit by visit.

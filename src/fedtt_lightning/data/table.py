@@ -33,7 +33,7 @@ def partition_table(
     given.
     """
     counts, values = count_labels(clients, labels)
-    heads = [] if values is None else [_head(int(value), names) for value in values]
+    heads = [] if values is None else [label_head(int(value), names) for value in values]
     if len(heads) > MAX_LABELS:
         rest = counts[:, MAX_LABELS:].sum(axis=1, keepdims=True)
         counts = np.concatenate([counts[:, :MAX_LABELS], rest], axis=1)
@@ -54,5 +54,6 @@ def partition_table(
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _head(label: int, names: list[str] | None) -> str:
+def label_head(label: int, names: list[str] | None) -> str:
+    """Return what heads the column of a label: its name, if it has one."""
     return names[label] if names is not None and 0 <= label < len(names) else f"label {label}"
