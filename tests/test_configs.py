@@ -20,7 +20,7 @@ METHODS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs/methods").g
 CONFIGS = sorted(
     path.relative_to(ROOT)
     for path in (ROOT / "configs").rglob("*.yaml")
-    if path.parent.name != "methods"
+    if path.parent.name not in ("methods", "studies")
 )
 PRESETS = sorted(path.relative_to(ROOT) for path in (ROOT / "callbacks").glob("*.yaml"))
 BASE = "python -m fedtt_lightning fit --config configs/quickstart.yaml"

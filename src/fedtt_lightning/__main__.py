@@ -16,6 +16,7 @@ _COMMANDS = {
     "account": "parameters and bytes of FedTT beside LoRA and others, for known model families",
     "export": "write a checkpoint's adapter in PEFT's format, with a model card",
     "privacy": "noise and epsilon of a planned run, with local and with central DP",
+    "study": "run a grid of config keys and seeds, with one table at the end",
     "serve": "run the server of a federation of several organisations",
     "silo": "be one client of a federation of several organisations",
     "new-federation": "write certificates, keys and configs for a federation of organisations",
@@ -84,6 +85,10 @@ def _run(args: list[str]) -> int:
         from fedtt_lightning.privacy.command import main as privacy
 
         return privacy(rest)
+    if command == "study":
+        from fedtt_lightning.studies.command import main as study
+
+        return study(rest)
     if command == "silo":
         from fedtt_lightning.silo.silo_command import main as silo
 

@@ -1,0 +1,116 @@
+"""The process of one cell: `fit`, with a log of its own, which never outlives the study."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from fedtt_lightning.studies.cells import Cell
+
+_PATIENCE = 5.0  # seconds a run has to end by itself
+
+
+class CellProcess:
+    """Runs a cell until it ends or is stopped.
+
+    Processes are forked from one that has imported what all need, which takes seconds and is so
+    paid once. (Where a system cannot fork, each imports it itself.)
+
+    Args:
+        cell: what to run; it goes on from its last checkpoint if an earlier run was interrupted.
+        folders: for `{data}` and `{backbone}`.
+        gpu: as CUDA_VISIBLE_DEVICES names it, None to leave that as it is.
+        threads: of the process, unless OMP_NUM_THREADS says how many.
+    """
+
+    def __init__(
+        self, cell: Cell, folders: Mapping[str, str], gpu: str | None, threads: int
+    ) -> None:
+        self.cell = cell
+        arguments = cell.arguments(folders)
+        if resumes := cell.resumes():
+            arguments += ["--ckpt_path", "last"]
+        else:
+            cell.clear()
+        record = cell.record()
+        self._before = record["seconds"] if resumes and record is not None else 0.0
+        cell.write(self._before)
+        methods = multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context(
+            "forkserver" if "forkserver" in methods else "spawn"
+        )
+        if "forkserver" in methods:
+            context.set_forkserver_preload(["fedtt_lightning.cli"])
+        self._process = context.Process(
+            target=_fit, args=(arguments, cell.log.resolve(), Path.cwd(), gpu, threads)
+        )
+        self._start = monotonic()
+        self._process.start()
+
+    @property
+    def sentinel(self) -> int:
+        """What `multiprocessing.connection.wait` waits for: ready when the process has ended."""
+        return int(self._process.sentinel)
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code of the process, -n if signal n ended it, None while it runs."""
+        code: int | None = self._process.exitcode
+        return code
+
+    @property
+    def seconds(self) -> float:
+        """Time that the cell has taken so far, with that of the run it goes on from."""
+        return self._before + monotonic() - self._start
+
+    def last_words(self) -> str:
+        """Return what the run said when it failed: its error, or its last line."""
+        if self.exitcode is not None and self.exitcode < 0:
+            name = signal.Signals(-self.exitcode).name
+            return f"ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+        lines = self.cell.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = [line.strip() for line in lines if line.strip()]
+        errors = [line for line in said if line.startswith("error: ")]
+        return (errors or said or ["it printed nothing"])[-1].removeprefix("error: ")
+
+    def stop(self) -> None:
+        """End the process and those it has started, and keep the time that it took."""
+        for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, None)):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            self._process.join(patience)
+        self.cell.write(self.seconds)
+
+
+def _fit(arguments: list[str], log: Path, cwd: Path, gpu: str | None, threads: int) -> None:
+    os.setsid()  # a Ctrl-C is for the study, which then stops its cells
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(cwd)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    import torch
+
+    from fedtt_lightning.cli import main
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+    sys.exit(main(arguments))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.killpg(0, signal.SIGKILL)

@@ -1,0 +1,90 @@
+"""A study's table: each point of the grid with its metric over seeds, parameters and bytes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from fedtt_lightning.callbacks.csv_file import write_csv
+from fedtt_lightning.callbacks.summary_table import human_bytes
+from fedtt_lightning.studies.cells import Cell
+from fedtt_lightning.studies.runner import metric_of
+from fedtt_lightning.studies.study_file import Study
+
+_COUNTS = (
+    "trainable_parameters",
+    "upload_bytes_per_client",
+    "upload_bytes_total",
+    "download_bytes_total",
+)
+
+
+def study_results(study: Study, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Return a row for each point of the grid, in its order, from the cells that have finished.
+
+    A row holds `point`, `scores` (by seed), `mean` and `sd` (of the sample; None for one seed), and
+    means over seeds of `trainable_parameters`, `upload_bytes_per_client` (of a visit),
+    `upload_bytes_total`, `download_bytes_total` (of the run) and `seconds`; None where no seed has
+    finished.
+
+    Raises:
+        ConfigError: runs do not report the metric.
+    """
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(cell.point.values()), []).append(cell)
+    return [_row(study.metric, group) for group in groups.values()]
+
+
+def _row(metric: str, cells: Sequence[Cell]) -> dict[str, Any]:
+    records = {cell.seed: record for cell in cells if (record := cell.finished()) is not None}
+    scores = {seed: metric_of(record["summary"], metric) for seed, record in records.items()}
+    values = list(scores.values())
+    summaries = [record["summary"] for record in records.values()]
+    return {
+        "point": cells[0].point,
+        "scores": scores,
+        "mean": statistics.fmean(values) if values else None,
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        **{key: _mean([summary[key] for summary in summaries]) for key in _COUNTS},
+        "seconds": _mean([record["seconds"] for record in records.values()]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def write_results(study: Study, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `results.csv` in the study's folder: the rows, without the scores of single seeds."""
+    columns = ("mean", "sd", *_COUNTS, "seconds")
+    header = (*study.grid, "seeds", *columns)
+    lines = [
+        (*row["point"].values(), len(row["scores"]), *(row[column] for column in columns))
+        for row in rows
+    ]
+    write_csv(study.folder / "results.csv", header, lines)
+
+
+def results_table(study: Study, rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the table to print."""
+    table = Table(title=f"{study.metric}: mean ± standard deviation over seeds")
+    for axis in study.grid:
+        table.add_column(axis.rpartition(".")[2])
+    for column in (study.metric, "seeds", "trainable", "an upload", "total up", "total down"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        spread = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
+        score = "–" if row["mean"] is None else f"{row['mean']:.3f}{spread}"
+        parameters = row["trainable_parameters"]
+        table.add_row(
+            *row["point"].values(),
+            score,
+            f"{len(row['scores'])}/{len(study.seeds)}",
+            "–" if parameters is None else f"{parameters:,.0f}",
+            *("–" if row[key] is None else human_bytes(row[key]) for key in _COUNTS[1:]),
+        )
+    return table
