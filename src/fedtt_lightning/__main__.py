@@ -17,6 +17,7 @@ _COMMANDS = {
     "export": "write a checkpoint's adapter in PEFT's format, with a model card",
     "privacy": "noise and epsilon of a planned run, with local and with central DP",
     "study": "run a grid of config keys and seeds, with one table at the end",
+    "report": "write a page on runs: accuracy, bytes, clients, privacy, side by side",
     "serve": "run the server of a federation of several organisations",
     "silo": "be one client of a federation of several organisations",
     "new-federation": "write certificates, keys and configs for a federation of organisations",
@@ -41,6 +42,7 @@ examples:
       --ckpt runs/quickstart/checkpoints/last.ckpt
   python -m fedtt_lightning account --family roberta-base --rank 5
   python -m fedtt_lightning privacy --clients 100 --rounds 50 --examples 500 --epsilon 1 3 6
+  python -m fedtt_lightning report runs/* -o report.html
 
 Every key of a config file is an option too (--trainer.max_epochs 5); `fit --help` lists them,
 and `fit --config FILE --print_config` shows what a run would use.
@@ -89,6 +91,10 @@ def _run(args: list[str]) -> int:
         from fedtt_lightning.studies.command import main as study
 
         return study(rest)
+    if command == "report":
+        from fedtt_lightning.report.command import main as report
+
+        return report(rest)
     if command == "silo":
         from fedtt_lightning.silo.silo_command import main as silo
 

@@ -55,7 +55,7 @@ def _bytes(summary: dict[str, Any]) -> int:
 
 def plan_text(plan: dict[str, Any]) -> str:
     """Return the plan as lines: one a cell, and the sums."""
-    from fedtt_lightning.callbacks.summary_table import human_bytes
+    from fedtt_lightning.wording import human_bytes
 
     rows = plan["cells"]
     width = max(len(row["name"]) for row in rows)

@@ -9,10 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from fedtt_lightning.callbacks.csv_file import write_csv
-from fedtt_lightning.callbacks.summary_table import human_bytes
 from fedtt_lightning.studies.cells import Cell
 from fedtt_lightning.studies.runner import metric_of
 from fedtt_lightning.studies.study_file import Study
+from fedtt_lightning.wording import human_bytes
 
 _COUNTS = (
     "trainable_parameters",

@@ -1,0 +1,166 @@
+"""Runs that belong together: of one task, and of one configuration but for the seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import nan, sqrt
+from typing import Any
+
+from fedtt_lightning.report.run_folder import Run, number, printable
+from fedtt_lightning.wording import shown_scores
+
+_SEEDS = ("seed_everything", "federation.seed")
+_PLACES = (  # where a run writes and what it shows, which does not change its outcome
+    "trainer.default_root_dir",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "predictions",
+    "ckpt_path",
+)
+Flat = dict[str, str]
+
+
+@dataclass
+class Group:
+    """Runs of one configuration, each with a seed of its own.
+
+    Attributes:
+        label: its number in the task, its method, and what tells it from the task's other groups.
+        settings: its configuration by dotted keys, without seeds and places.
+    """
+
+    runs: list[Run]
+    settings: Flat
+    finished: bool
+    label: str = ""
+
+    def values(self, metric: str) -> list[float]:
+        """Return the last value of a metric in each run that has it."""
+        return [value for run in self.runs if (value := run.last(metric)) is not None]
+
+    def mean_of(self, key: str) -> float | None:
+        """Return the mean over runs of a number of `summary.json`, None if none has it."""
+        found = [number(run.summary.get(key), nan) for run in self.runs if key in run.summary]
+        return spread(found)[0] if found else None
+
+    def series(self, metric: str) -> list[tuple[int, float, float]]:
+        """Return (round, mean, standard deviation) of the rounds in which all runs have it."""
+        columns = [run.series.get(metric, {}) for run in self.runs]
+        rounds = sorted(set(columns[0]).intersection(*columns[1:]))
+        return [(r, *spread([column[r] for column in columns])) for r in rounds]
+
+
+@dataclass
+class Task:
+    """Groups whose scores may be compared."""
+
+    name: str
+    groups: list[Group]
+    metrics: list[str] = field(default_factory=list)
+
+    def differences(self) -> dict[str, list[str]]:
+        """Return the value in each group of each key in which groups differ; "" where absent."""
+        keys = dict.fromkeys(key for group in self.groups for key in group.settings)
+        rows = {key: [group.settings.get(key, "") for group in self.groups] for key in keys}
+        return {key: row for key, row in rows.items() if len(set(row)) > 1}
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """Return mean and standard deviation of the sample, which is 0 for one; NaN if one is NaN."""
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    return mean, sqrt(variance)
+
+
+def group_runs(runs: Iterable[Run]) -> list[Task]:
+    """Return the tasks of some runs, in the order in which they come; notes repeats as problems."""
+    tasks: dict[str, dict[str, Group]] = {}
+    seen: dict[str, Run] = {}
+    for run in runs:
+        flat = {k: v for k, v in flatten(run.config).items() if not _below(k, _PLACES)}
+        whole = json.dumps(flat, sort_keys=True)
+        if run.config and (first := seen.setdefault(whole, run)) is not run:
+            run.problems.append(f"the same configuration and seed as {first.name}: not counted")
+            continue
+        settings = {key: value for key, value in flat.items() if not _below(key, _SEEDS)}
+        finished = bool(run.summary)
+        same = [settings, run.rounds, finished] if run.config else [str(run.folder)]
+        groups = tasks.setdefault(_task_name(run), {})
+        group = groups.setdefault(json.dumps(same, sort_keys=True), Group([], settings, finished))
+        group.runs.append(run)
+    return [_labelled(Task(name, [*groups.values()])) for name, groups in tasks.items()]
+
+
+def flatten(value: object, prefix: str = "") -> Flat:
+    """Return a configuration by dotted keys; callbacks and the like by the names of their class."""
+    if isinstance(value, dict) and "class_path" in value:
+        name = str(value["class_path"]).rpartition(".")[2]
+        return {prefix: name, **_items(value.get("init_args") or {}, prefix)}
+    if isinstance(value, dict):
+        return _items(value, prefix)
+    if isinstance(value, list) and value and all(_is_class(part) for part in value):
+        parts = [flatten(part, f"{prefix}.{_class_name(part)}") for part in value]
+        return {key: text for part in parts for key, text in part.items()}
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return {prefix: printable(text)}
+
+
+def _items(value: Mapping[str, Any], prefix: str) -> Flat:
+    flat: Flat = {}
+    for key, part in value.items():
+        flat |= flatten(part, printable(f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _is_class(value: object) -> bool:
+    return isinstance(value, dict) and "class_path" in value
+
+
+def _class_name(value: Mapping[str, Any]) -> str:
+    return printable(str(value["class_path"]).rpartition(".")[2])
+
+
+def _below(key: str, places: tuple[str, ...]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
+
+
+def _task_name(run: Run) -> str:
+    """Name what is learned: the data's class and its texts, which name tasks, files and folders."""
+    data = run.config.get("data")
+    if not isinstance(data, dict) or "class_path" not in data:
+        return f"unknown task ({', '.join(sorted(_scores(run))) or 'no score'})"
+    args = data.get("init_args")
+    texts = {
+        key: value
+        for key, value in (args if isinstance(args, dict) else {}).items()
+        if isinstance(value, str) and key != "tokenizer"
+    }
+    named = "".join(f", {key}: {value}" for key, value in texts.items())
+    return printable(f"{_class_name(data)}{named}")
+
+
+def _scores(run: Run) -> list[str]:
+    metrics = run.summary.get("metrics")
+    return shown_scores({**(metrics if isinstance(metrics, dict) else {}), **run.series})
+
+
+def _labelled(task: Task) -> Task:
+    scores = [score for group in task.groups for run in group.runs for score in _scores(run)]
+    task.metrics = sorted(set(scores), key=scores.index)
+    rows = task.differences()
+    methods = [str(g.runs[0].summary.get("method") or g.runs[0].name) for g in task.groups]
+    for index, (group, method) in enumerate(zip(task.groups, methods, strict=True)):
+        same = [other for other, name in enumerate(methods) if name == method]
+        names = [(key.rpartition(".")[2], row) for key, row in rows.items()]
+        told = [
+            row[index] if name == row[index] else f"{name} {row[index]}"
+            for name, row in names
+            if row[index] and len({row[other] for other in same}) > 1
+        ]
+        state = [] if group.finished else [f"unfinished: {group.runs[0].rounds} rounds"]
+        label = ", ".join([printable(method), *state, *told[:3]])
+        group.label = f"{index + 1} {label[:80]}"
+    return task

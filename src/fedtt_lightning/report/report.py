@@ -1,0 +1,161 @@
+"""A report on runs, as a page, as numbers and as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.report.charts import task_charts
+from fedtt_lightning.report.groups import flatten, group_runs
+from fedtt_lightning.report.run_folder import Run, printable, read_runs
+from fedtt_lightning.report.tables import (
+    Table,
+    difference_table,
+    method_numbers,
+    method_table,
+    without_nan,
+)
+
+
+class Report:
+    """Shows runs side by side: scores against rounds and bytes, clients, privacy, configurations.
+
+    In a notebook, `Report(["runs/a", "runs/b"])` as the last line of a cell shows itself. Runs of
+    different tasks are kept apart; runs that differ in their seed only are averaged. The same
+    folders give the same report.
+
+    Args:
+        folders: `trainer.default_root_dir` of runs, or folders with such folders in them.
+
+    Attributes:
+        problems: what could not be read or counted, a line each.
+
+    Raises:
+        ConfigError: there is no run, or from `html` and `write_figures` no matplotlib.
+    """
+
+    def __init__(self, folders: Sequence[str | Path]) -> None:
+        self._runs, self.problems = read_runs([Path(folder) for folder in folders])
+        self._tasks = group_runs(self._runs)
+        self.problems += [f"{run.name}: {line}" for run in self._runs for line in run.problems]
+        self._charts = [task_charts(task, i + 1) for i, task in enumerate(self._tasks)]
+        self._lines = [[method_numbers(g, task) for g in task.groups] for task in self._tasks]
+
+    @cached_property
+    def html(self) -> str:
+        """The page, complete in itself: it asks for no other file and runs no script."""
+        from fedtt_lightning.report.drawing import draw_svg
+
+        pictures = [[draw_svg(chart) for chart in charts] for charts in self._charts]
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+
+        environment = Environment(autoescape=True, undefined=StrictUndefined)
+        environment.filters["shown"] = _shown
+        page = files("fedtt_lightning.report").joinpath("page.html").read_text(encoding="utf-8")
+        tasks = [
+            {
+                "name": task.name,
+                "methods": methods,
+                "differences": differences,
+                "charts": [*zip(charts, map(Markup, svgs), strict=True)],
+            }
+            for task, charts, svgs, (methods, differences) in zip(
+                self._tasks, self._charts, pictures, self._tables, strict=True
+            )
+        ]
+        runs = [_origin(run) | {"config": flatten(run.config)} for run in self._runs]
+        return environment.from_string(page).render(tasks=tasks, runs=runs, problems=self.problems)
+
+    def _repr_html_(self) -> str:
+        """Show the page in a frame of its own, so that its styles do not touch the notebook's."""
+        frame = "width: 100%; height: 80vh; border: 0"
+        return f'<iframe srcdoc="{escape(self.html)}" style="{frame}"></iframe>'
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what the page shows as values that JSON can hold; None for NaN and infinity."""
+        tasks = [
+            {
+                "task": task.name,
+                "groups": lines,
+                "differences": task.differences(),
+                "charts": {
+                    chart.key: {
+                        "title": chart.title,
+                        "header": chart.header(),
+                        "rows": chart.rows(),
+                    }
+                    for chart in charts
+                },
+            }
+            for task, lines, charts in zip(self._tasks, self._lines, self._charts, strict=True)
+        ]
+        runs = [_origin(run) for run in self._runs]
+        result: dict[str, Any] = {"tasks": tasks, "runs": runs, "problems": self.problems}
+        return without_nan(result)
+
+    def write(self, path: str | Path) -> None:
+        """Write the page."""
+        _write(Path(path), self.html.encode())
+
+    def write_figures(self, folder: str | Path) -> None:
+        """Write each chart as PNG, PDF and CSV, and each table as CSV."""
+        from fedtt_lightning.report.drawing import draw_file
+
+        for charts, tables in zip(self._charts, self._tables, strict=True):
+            for chart in charts:
+                for kind in ("png", "pdf"):
+                    _write(Path(folder) / f"{chart.key}.{kind}", draw_file(chart, kind))
+                _write_csv(Path(folder) / f"{chart.key}.csv", chart.header(), chart.rows())
+            for table in tables:
+                _write_csv(Path(folder) / f"{table.key}.csv", table.header, table.rows)
+
+    @property
+    def _tables(self) -> list[tuple[Table, Table]]:
+        return [
+            (method_table(lines, f"task{i}-"), difference_table(task, f"task{i}-"))
+            for i, (task, lines) in enumerate(zip(self._tasks, self._lines, strict=True), 1)
+        ]
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    """Return by what a run was made, as far as its summary tells."""
+    versions = run.summary.get("versions")
+    command = run.summary.get("command")
+    return {
+        "name": run.name,
+        "command": printable(command) if isinstance(command, str) else None,
+        "versions": {
+            printable(str(name)): printable(str(version))
+            for name, version in (versions if isinstance(versions, dict) else {}).items()
+        },
+    }
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.5g}"
+    return str(value)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    _write(path, text.getvalue().encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,112 @@
+"""A task's table of methods, and what tells its configurations apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from fedtt_lightning.report.groups import Group, Task, spread
+from fedtt_lightning.report.run_folder import number
+from fedtt_lightning.wording import human_bytes
+
+_EPSILONS = ("dp/epsilon_max", "dp/central_epsilon_max")
+_CLIENTS = {"client/global": "clients", "client/personal": "clients' own"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts; `key` names its file."""
+
+    key: str
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def method_numbers(group: Group, task: Task) -> dict[str, Any]:
+    """Return the numbers of a line of the table; None where no run tells."""
+    up, down, rounds = (
+        group.mean_of(key) for key in ("upload_bytes_total", "download_bytes_total", "rounds")
+    )
+    total = None if up is None or down is None else up + down
+    kinds = [f"{kind}_{what}" for kind in _CLIENTS for what in ("mean", "worst_decile")]
+    metrics = [*task.metrics, *kinds, *_EPSILONS]
+    return {
+        "label": group.label,
+        "runs": [run.name for run in group.runs],
+        "finished": group.finished,
+        "rounds": group.runs[0].rounds,
+        "trainable_parameters": group.mean_of("trainable_parameters"),
+        "upload_bytes_per_client": group.mean_of("upload_bytes_per_client"),
+        "bytes_per_round": None if total is None or not rounds else total / rounds,
+        "bytes_total": total,
+        "metrics": {name: _measured(group, name) for name in metrics if group.values(name)},
+        "seconds": group.mean_of("seconds"),
+        "resumed": any(number(run.summary.get("first_round"), 1) > 1 for run in group.runs),
+    }
+
+
+def method_table(lines: Sequence[dict[str, Any]], key: str) -> Table:
+    """Return the table of methods, with the columns for which a run has numbers."""
+    names = list(dict.fromkeys(name for line in lines for name in line["metrics"]))
+    header = ["runs", "seeds", "rounds", "parameters", "an upload", "a round", "in all"]
+    header += [_metric_head(name) for name in names] + ["seconds"]
+    rows = []
+    for line in lines:
+        sizes = ("upload_bytes_per_client", "bytes_per_round", "bytes_total")
+        parameters = line["trainable_parameters"]
+        rows.append(
+            [
+                line["label"],
+                str(len(line["runs"])),
+                str(line["rounds"]),
+                "" if parameters is None or not isfinite(parameters) else f"{parameters:,.0f}",
+                *(_bytes(line[size]) for size in sizes),
+                *(_mean_and_spread(line["metrics"].get(name)) for name in names),
+                ("" if line["seconds"] is None else f"{line['seconds']:.1f}")
+                + (" of the last start" if line["resumed"] else ""),
+            ]
+        )
+    return Table(f"{key}methods", "Methods", header, rows)
+
+
+def difference_table(task: Task, key: str) -> Table:
+    """Return the keys in which the configurations of a task differ, a column for each group."""
+    header = ["key", *(group.label for group in task.groups)]
+    rows = [[name, *values] for name, values in task.differences().items()]
+    return Table(f"{key}differences", "Where the configurations differ", header, rows)
+
+
+def _measured(group: Group, metric: str) -> dict[str, Any]:
+    values = group.values(metric)
+    mean, sd = spread(values)
+    return {"mean": mean, "sd": sd if len(values) > 1 else None, "values": values}
+
+
+def _metric_head(name: str) -> str:
+    for kind, words in _CLIENTS.items():
+        if name.startswith(kind):
+            return words if name.endswith("_mean") else f"{words}, worst tenth"
+    return {"dp/epsilon_max": "ε", "dp/central_epsilon_max": "central ε"}.get(name, name)
+
+
+def _mean_and_spread(measured: dict[str, Any] | None) -> str:
+    if measured is None:
+        return ""
+    mean, sd = measured["mean"], measured["sd"]
+    return f"{mean:.4g}" if sd is None else f"{mean:.4g} ± {sd:.2g}"
+
+
+def _bytes(count: float | None) -> str:
+    return "" if count is None or not isfinite(count) else human_bytes(count)
+
+
+def without_nan(value: Any) -> Any:
+    """Return numbers as JSON can hold them: None in place of what is not finite."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
