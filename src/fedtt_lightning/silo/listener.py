@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fedtt_lightning.silo.super_node import SuperNode
 
 _HEARTBEAT = 1.0  # seconds between two words of the first process to the others
+_FAREWELL = 10.0  # seconds that the answer to the server's last word may take to leave
 _OVERHEAD = 1 << 20  # bytes of a message beside an adapter's values, at most
 _VALUE = 8  # bytes of one of them, at most
 
@@ -196,6 +197,8 @@ class Listener:
     def close(self) -> None:
         """Listen no more."""
         if self._node is not None:
+            if self._asks is not None and self._asks.ending is not None:
+                self._node.pass_on(_FAREWELL)
             self._node.close()
         if self._asks is not None:
             self._asks.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.silo.flower_processes import (
@@ -15,6 +15,7 @@ from fedtt_lightning.silo.flower_processes import (
 )
 
 _CONNECTED = "SuperNode ID:"  # what a SuperNode prints once its server has let it in
+_TAKEN, _PASSED_ON = "Received successfully", "Sent successfully"  # a message, its answer
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 5.0
 _HOPELESS = {  # what Flower prints: what it means, where waiting would not help
@@ -132,6 +133,15 @@ class SuperNode:
         elif monotonic() > self._next:
             self._next = None
             self._process = self._start()
+
+    def pass_on(self, seconds: float) -> None:
+        """Wait until the worker's last answer has left for the server, so long at most."""
+        end = monotonic() + seconds
+        while self._process.is_running() and monotonic() < end:
+            log = self._process.log.read_text(encoding="utf-8", errors="replace")
+            if log.rfind(_PASSED_ON) >= log.rfind(_TAKEN):
+                return
+            sleep(0.1)
 
     def close(self) -> None:
         """End the process; the server is told."""
