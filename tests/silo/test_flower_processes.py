@@ -3,19 +3,15 @@
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
 
-from fedtt_lightning.errors import ConfigError, FederationError
+from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.silo.flower_processes import check_flower, check_port, environment, free_port
 
 needs_flower = pytest.mark.skipif(find_spec("flwr") is None, reason="flwr is not installed")
@@ -66,63 +62,6 @@ def test_nothing_phones_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert variables["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     assert variables["FORWARDED_ALLOW_IPS"] == ""
     assert variables["FLWR_HOME"] == str(tmp_path) and variables["EXTRA"] == "x"
-
-
-@needs_flower
-@pytest.mark.parametrize("server", ["host", ":1", "host:x", "host:0", "host:70000"])
-def test_a_server_that_cannot_be(tmp_path: Path, server: str) -> None:
-    from fedtt_lightning.silo.super_node import SuperNode
-
-    with pytest.raises(ConfigError, match=rf"^silo.server is '{server}', but must be host:port$"):
-        SuperNode(server, "ca.crt", "key", "/x", tmp_path, 99, 60.0)
-
-
-@needs_flower
-@pytest.mark.flower
-@pytest.mark.processes
-def test_a_server_whose_certificate_has_expired(tmp_path: Path) -> None:
-    from fedtt_lightning.silo.certificates import write_certificates, write_node_key
-    from fedtt_lightning.silo.super_node import SuperNode
-
-    write_certificates(tmp_path, [], 1)
-    write_node_key(tmp_path / "key")
-    _let_expire(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.2)
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        node = SuperNode(address, tmp_path / "ca.crt", tmp_path / "key", "/x", tmp_path, 99, 60.0)
-        try:
-            with pytest.raises(FederationError, match=r"the server's certificate has expired"):
-                _serve(server, context, node.check)
-        finally:
-            node.close()
-
-
-def _serve(server: socket.socket, context: ssl.SSLContext, check: Callable[[], None]) -> None:
-    """Greet whoever connects for a minute, until `check` raises."""
-    end = monotonic() + 60
-    while monotonic() < end:
-        with suppress(OSError), server.accept()[0] as connection:
-            connection.settimeout(5)
-            context.wrap_socket(connection, server_side=True).close()
-        check()
-
-
-def _let_expire(folder: Path) -> None:
-    """Replace the server's certificate by one that ended yesterday."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-
-    authority = load_pem_private_key((folder / "ca.key").read_bytes(), None)
-    old = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
-    now, day = datetime.now(UTC), timedelta(days=1)
-    names = (old.issuer, old.subject, old.public_key(), old.serial_number)
-    new = x509.CertificateBuilder(*names, now - 2 * day, now - day, list(old.extensions))
-    signed = new.sign(authority, SHA256())  # type: ignore[arg-type]
-    (folder / "server.crt").write_bytes(signed.public_bytes(Encoding.PEM))
 
 
 _PARENT = """

@@ -5,6 +5,7 @@ Flower 1.41 leaves open what is closed here, all of it seen in 1.41.0:
 - The port that silos connect to also serves Flower's control and runtime interfaces, to anybody:
   who reaches it may register a key or submit an app, which every silo then runs. Here only
   processes of this user on this machine may; others reach what is for silos (`/v1/fleet/`).
+- A SuperNode hands its messages to any user of its machine, and takes their answers. Here not.
 - A SuperNode runs any app that its SuperLink sends. Here it runs that of `flower_app` only.
 - A SuperNode that found no message sleeps for 3 s. Here it sleeps for 1 s.
 - A SuperNode that finds no server tries again after pauses of up to 20 s. Here 4 s.
@@ -105,6 +106,7 @@ def run_supernode() -> None:
     from flwr.supercore import heartbeat
     from flwr.supercore.retry import http_retry
     from flwr.supernode import fleet_http_connection
+    from flwr.supernode import main as runtime
     from flwr.supernode import start_client_internal as internal
     from flwr.supernode.cli import flower_supernode
 
@@ -119,6 +121,8 @@ def run_supernode() -> None:
         return fuse(content, run)
 
     internal.get_fused_config_from_fab = fuse_own
+    create = runtime.create_app
+    runtime.create_app = lambda *args, **options: OwnProcessesOnly(create(*args, **options))
     internal.time = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, _POLL)))
     http_retry.MAX_RETRY_DELAY = _RETRY
     heartbeat.HEARTBEAT_DEFAULT_INTERVAL = _HEARTBEAT
