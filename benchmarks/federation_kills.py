@@ -4,9 +4,9 @@
     python benchmarks/federation_kills.py --kills 20 --transport flower
 
 The built-in task with FedTT+ and local privacy: first simulated by `fit`, then trained by `serve`
-and three `silo`, each a process of its own. One that runs is killed with SIGKILL at a time that the
-seed says, again and again, and started again at once, as systemd would; over Flower also a
-SuperLink, a SuperNode and the server's relay, which `serve` and `silo` start again or end with.
+and three `silo`, each a process of its own. One that runs is killed with SIGKILL, and started again
+at once, as systemd would; over Flower also a SuperLink, a SuperNode and the server's relay, which
+`serve` and `silo` start again or end with. The seed says which, and how long after a round's end.
 
 Reported are the kills; the rounds that were trained again although they had ended; the visits that
 rounds went without (dropped, late or rejected); the largest difference between the adapters, and
@@ -171,6 +171,11 @@ def outcome(folder: Path, name: str) -> tuple[dict[str, Any], float, int]:
     return checkpoint["state_dict"], spent, checkpoint["epoch"] + 1
 
 
+def saved(checkpoint: Path) -> float:
+    """Return when a checkpoint was written, 0 if it was not."""
+    return checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
+
+
 def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     write_configs(folder, args.transport, args.grace)
     print("simulating the federation", flush=True)
@@ -191,20 +196,30 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         )
         for name in ("server", *(f"silo-{k}" for k in range(SILOS)))
     ]
+    last = folder / "runs" / "server" / "checkpoints" / "last.ckpt"
     choice, kills = random.Random(args.seed), Counter[str]()
     try:
-        coming = began + choice.uniform(0, args.pause)
+        seen, due = 0.0, None
         while not all(command.done for command in commands):
             now = time.monotonic()
             if now - began > 60 * args.minutes:
                 raise SystemExit(
                     f"the run is not over after {args.minutes:g} minutes: see {folder}"
                 )
-            if now > coming and kills.total() < args.kills and not commands[0].done:
-                coming = now + choice.uniform(0, args.pause)
+            if due is None and saved(last) != seen:
+                due = now + choice.uniform(0, args.pause)
+            if (
+                due is not None
+                and now > due
+                and not commands[0].done
+                and kills.total() < args.kills
+            ):
                 if (kind := kill_one(commands, choice)) is not None:
                     kills[kind] += 1
                     print(f"{now - began:5.0f} s: kill {kills.total()}, {kind}", flush=True)
+                # Mostly when a round has ended since, else also what is still starting.
+                early, seen = choice.random() < args.early, saved(last)
+                due = now + choice.uniform(0, args.pause) if early else None
             for command in commands:
                 command.watch()
             time.sleep(0.05)
@@ -234,9 +249,10 @@ def main() -> int:
     )
     parser.add_argument("--transport", choices=["direct", "flower"], default="direct")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause", type=float, default=20, help="longest between two kills, in s")
+    parser.add_argument("--pause", type=float, default=5, help="longest wait for a kill, in s")
+    parser.add_argument("--early", type=float, default=0.25, help="share that waits for no round")
     parser.add_argument("--grace", type=float, default=240, help="serve.grace")
     parser.add_argument("--minutes", type=float, default=30, help="after which it is given up")
     parser.add_argument("--keep", type=Path, help="folder to use, and to leave there")
