@@ -32,7 +32,7 @@ DEADLINE = 60.0  # of exchanges that are expected to be whole: a bound, not a me
 class Worker:
     """A silo's worker that replies with its name and the payload backwards.
 
-    A payload that starts with `wait` gets its reply when `go` is set.
+    A payload that starts with `wait` gets its reply when `go` is set, `long` one that is too long.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,8 @@ class Worker:
                 if request.payload.startswith(b"wait"):
                     self.waits.set()
                     self.go.wait(60)
-                request.reply(self.path.name.encode() + request.payload[::-1])
+                more = bytes(LIMIT) if request.payload == b"long" else b""
+                request.reply(self.path.name.encode() + request.payload[::-1] + more)
 
     def close(self) -> None:
         self.go.set()
@@ -94,7 +95,7 @@ class Federation:
             self.folder / f"silo-{silo}",
             self.folder / "own" / str(silo),
             self.folder / f"flower-{silo}-{root[:2]}",
-            LIMIT,
+            2 * LIMIT,  # as silos may be set up that mean ill
             patience,
         )
 
@@ -146,6 +147,12 @@ def test_an_absent_worker_is_a_failure_of_its_silo_alone(federation: Federation)
     assert answers[1] == b"1cba"
     federation.workers[0] = Worker(federation.workers[0].path)
     assert federation.exchange({0: b"abc"}, DEADLINE) == {0: b"0cba"}
+
+
+def test_an_answer_that_is_too_long_is_a_failure_of_its_silo_alone(federation: Federation) -> None:
+    answers = federation.exchange({0: b"long", 1: b"abc"}, DEADLINE)
+    reason = f"its answer has {LIMIT + 5} bytes, but at most {LIMIT} may come"
+    assert answers == {0: Failure(reason), 1: b"1cba"}
 
 
 def test_a_late_answer_is_not_taken_for_the_next(federation: Federation) -> None:

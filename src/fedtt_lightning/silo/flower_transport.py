@@ -34,7 +34,7 @@ _GRACE = 2.0  # seconds a message outlives the deadline, so that it never expire
 _LOOK = 1.0  # seconds between two looks at whether the SuperLink is alive
 
 
-class _RelayEnded(Exception):
+class _RelayEnded(FederationError):
     """The relay is gone; a new one can be started."""
 
 
@@ -111,7 +111,7 @@ class FlowerTransport(Transport):
         """Send a node its payload, which expires with its lifetime; see `Transport.send`."""
         self._waiting.add(node)
         try:
-            self._ask(Send(node, lifetime + _GRACE, payload))
+            self._ask(Send(node, max(lifetime, 0.0) + _GRACE, payload))
         except _RelayEnded:
             self._replace_relay()
 
@@ -170,8 +170,8 @@ class FlowerTransport(Transport):
             while not select.select([self._connection], [], [], _LOOK)[0]:
                 self._link.check()
                 if monotonic() > end:
-                    raise _RelayEnded
+                    raise FederationError("the relay says nothing")
             return receive_frame(self._connection, self._limit + OVERHEAD, _ANSWER)
         except FederationError:
             self._link.check()
-            raise _RelayEnded from None
+            raise _RelayEnded(f"the server's relay ended: see {self._link.log}") from None

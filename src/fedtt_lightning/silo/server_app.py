@@ -29,6 +29,7 @@ from fedtt_lightning.silo.transport import Failure
 
 _IDLE = 30 * 86400.0  # `serve` may be silent for long; when it ends, the connection closes
 _TRANSFER = 60.0
+_LONGEST_REASON = 300  # characters, of what a silo says
 _PAUSE = 0.2  # seconds between two looks for replies; Flower's own `send_and_receive` takes 3
 
 app = ServerApp()
@@ -37,20 +38,21 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Serve the commands of `serve` until it hangs up."""
-    limit = int(os.environ[LIMIT_VARIABLE]) + OVERHEAD
-    relay = _Relay(grid)
+    limit = int(os.environ[LIMIT_VARIABLE])
+    relay = _Relay(grid, limit)
     with connect(os.environ[SOCKET_VARIABLE]) as connection:
         while True:
             try:
-                frame = receive_frame(connection, limit, _IDLE)
+                frame = receive_frame(connection, limit + OVERHEAD, _IDLE)
             except FederationError:
                 return
             send_frame(connection, relay.answer(frame), _TRANSFER)
 
 
 class _Relay:
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, limit: int) -> None:
         self._grid = grid
+        self._limit = limit
         self._waiting: dict[str, int] = {}  # id of a message without reply: its node
         self._arrived: deque[bytes] = deque()
 
@@ -82,14 +84,19 @@ class _Relay:
             for message in self._grid.pull_messages(list(self._waiting)):
                 node = self._waiting.pop(message.metadata.reply_to_message_id, None)
                 if node is not None:
-                    self._arrived.append(write_reply(node, _result(message)))
+                    self._arrived.append(write_reply(node, self._result(message)))
             if self._arrived or (left := end - monotonic()) <= 0:
                 return
             sleep(min(_PAUSE, left))
 
-
-def _result(message: Message) -> bytes | Failure:
-    try:
-        return unpack(message)
-    except FederationError as error:
-        return Failure(str(error))
+    def _result(self, message: Message) -> bytes | Failure:
+        """Return a silo's answer, or a failure of that silo alone."""
+        try:
+            payload = unpack(message)
+        except FederationError as error:
+            text = str(error)[:_LONGEST_REASON]
+            return Failure("".join(c if c.isprintable() else "?" for c in text))
+        if len(payload) > self._limit:
+            size = len(payload)
+            return Failure(f"its answer has {size} bytes, but at most {self._limit} may come")
+        return payload
