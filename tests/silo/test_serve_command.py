@@ -80,6 +80,7 @@ def test_one_config_gives_one_adapter_by_fit_and_by_serve(
         (["--serve.sockets", "[a, b]"], "serve.sockets names 2 sockets, but serve.silos is 3"),
         (["--serve.sockets", "null"], "serve.ca_certificate is not set"),
         (["--serve.round_deadline", "0"], "serve.round_deadline is 0"),
+        (["--serve.round_deadline", ".inf"], "serve.round_deadline is inf"),
         (["--serve.message_limit", "-1"], "serve.message_limit is -1"),
         (["--trainer.callbacks", "[]"], "add fedtt_lightning.callbacks.FederatedCheckpoint"),
         (["--federation.failures", "ClientFailures"], "federation.failures simulates"),

@@ -116,6 +116,7 @@ def test_a_silo_gives_up_in_the_end(forks: Forks, tmp_path: Path) -> None:
         ({"client": 3}, r"silo\.client is 3"),
         ({"client": -1}, r"silo\.client is -1"),
         ({"give_up_after": 0.0}, r"silo\.give_up_after"),
+        ({"give_up_after": float("inf")}, r"silo\.give_up_after is inf"),
         ({"server": "host:1"}, r"silo\.root_certificate is not"),
         ({"server": "host:1", "root_certificate": __file__}, r"silo\.key is not"),
         ({"server": "host:1", "root_certificate": "ca.crt"}, r"no file ca\.crt"),

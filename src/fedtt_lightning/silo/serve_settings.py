@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from fedtt_lightning.errors import ConfigError
 
@@ -66,9 +67,9 @@ class ServeSettings:
                 f"serve.node_keys names {len(self.node_keys)} keys, but serve.silos is "
                 f"{self.silos}: name each silo's public key, silo 0 first"
             )
-        if not self.grace >= 0:
-            raise ConfigError(f"serve.grace is {self.grace}, but must be >= 0")
+        if not 0 <= self.grace < inf:
+            raise ConfigError(f"serve.grace is {self.grace}, but must be >= 0 and finite")
         for key in ("round_deadline", "join_timeout", "max_update_norm", "message_limit"):
             value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise ConfigError(f"serve.{key} is {value}, but must be > 0")
+            if value is not None and not 0 < value < inf:
+                raise ConfigError(f"serve.{key} is {value}, but must be > 0 and finite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from fedtt_lightning.errors import ConfigError
@@ -40,8 +41,10 @@ class SiloSettings:
                 f"silo.client is {self.client} and silo.clients {self.clients}: number the silos "
                 f"from 0 to silo.clients - 1"
             )
-        if not self.give_up_after > 0:
-            raise ConfigError(f"silo.give_up_after is {self.give_up_after}, but must be > 0")
+        if not 0 < self.give_up_after < inf:
+            raise ConfigError(
+                f"silo.give_up_after is {self.give_up_after}, but must be > 0 and finite"
+            )
         for name in ("root_certificate", "key") if self.server is not None else ():
             if (path := getattr(self, name)) is None:
                 raise ConfigError(f"silo.server is set, but silo.{name} is not: name the file")
