@@ -38,7 +38,7 @@ def test_axes_are_keys_or_named_settings(tmp_path: Path) -> None:
         ({"grid": {"model.lr": [1, 2, 1]}}, "grid.model.lr lists 1 twice"),
         ({"grid": {"data.partition": [{"alpha": 1}]}}, "give it a name"),
         ({"grid": {"method": {"LoRA": 3}}}, "grid.method.LoRA is 3"),
-        ({"grid": {"method": {"A": {"configs": "no.yaml"}}}}, "grid.method.A.configs names no.yaml"),
+        ({"grid": {"method": {"A": {"configs": "no.yaml"}}}}, "method.A.configs names no.yaml"),
         ({"grid": {"seed_everything": [1]}}, "grid.seed_everything is set by the study: use seeds"),
         ({"options": {"trainer.default_root_dir": "x"}}, "options.trainer.default_root_dir is set"),
         ({"options": [1]}, "options is [1]"),

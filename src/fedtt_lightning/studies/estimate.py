@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedtt_lightning.studies.cells import Cell
+from fedtt_lightning.wording import human_bytes
 
 
 def study_plan(cells: Sequence[Cell], jobs: int) -> dict[str, Any]:
@@ -55,8 +56,6 @@ def _bytes(summary: dict[str, Any]) -> int:
 
 def plan_text(plan: dict[str, Any]) -> str:
     """Return the plan as lines: one a cell, and the sums."""
-    from fedtt_lightning.wording import human_bytes
-
     rows = plan["cells"]
     width = max(len(row["name"]) for row in rows)
     lines = []
