@@ -15,9 +15,9 @@ from fedtt_lightning.wording import human_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Each stands out from white and from near-black by 3:1 and more; lines of like hues for the
-# colour-blind differ in their markers and, from the seventh on, in their dashes.
-COLOURS = ("#0077bb", "#d95f02", "#009988", "#cc3377", "#8a7a00", "#8866dd")
+# Each stands out from white and from near-black by 3:1 and more, and from the others for the
+# red-green blind; lines differ in their markers and, from the seventh on, in their dashes too.
+COLOURS = ("#2f62c5", "#fe0103", "#18903b", "#a872fe", "#d57881", "#c10284")
 _MARKERS = ("o", "s", "^", "D", "v", "X", "P")
 _DASHES = ("-", "--", ":", "-.")
 _INK = "#010203"  # of text and axes; on the page it becomes the colour of the text around

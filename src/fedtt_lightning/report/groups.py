@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import nan, sqrt
 from typing import Any
 
-from fedtt_lightning.report.run_folder import Run, number, printable
+from fedtt_lightning.report.run_folder import Run, number
 from fedtt_lightning.wording import shown_scores
 
 _SEEDS = ("seed_everything", "federation.seed")
@@ -97,21 +97,20 @@ def group_runs(runs: Iterable[Run]) -> list[Task]:
 def flatten(value: object, prefix: str = "") -> Flat:
     """Return a configuration by dotted keys; callbacks and the like by the names of their class."""
     if isinstance(value, dict) and "class_path" in value:
-        name = str(value["class_path"]).rpartition(".")[2]
-        return {prefix: name, **_items(value.get("init_args") or {}, prefix)}
+        return {prefix: _class_name(value), **_items(value.get("init_args") or {}, prefix)}
     if isinstance(value, dict):
         return _items(value, prefix)
     if isinstance(value, list) and value and all(_is_class(part) for part in value):
         parts = [flatten(part, f"{prefix}.{_class_name(part)}") for part in value]
         return {key: text for part in parts for key, text in part.items()}
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return {prefix: printable(text)}
+    return {prefix: text}
 
 
 def _items(value: Mapping[str, Any], prefix: str) -> Flat:
     flat: Flat = {}
     for key, part in value.items():
-        flat |= flatten(part, printable(f"{prefix}.{key}" if prefix else str(key)))
+        flat |= flatten(part, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 
@@ -120,7 +119,7 @@ def _is_class(value: object) -> bool:
 
 
 def _class_name(value: Mapping[str, Any]) -> str:
-    return printable(str(value["class_path"]).rpartition(".")[2])
+    return str(value["class_path"]).rpartition(".")[2]
 
 
 def _below(key: str, places: tuple[str, ...]) -> bool:
@@ -139,7 +138,7 @@ def _task_name(run: Run) -> str:
         if isinstance(value, str) and key != "tokenizer"
     }
     named = "".join(f", {key}: {value}" for key, value in texts.items())
-    return printable(f"{_class_name(data)}{named}")
+    return f"{_class_name(data)}{named}"
 
 
 def _scores(run: Run) -> list[str]:
@@ -161,6 +160,6 @@ def _labelled(task: Task) -> Task:
             if row[index] and len({row[other] for other in same}) > 1
         ]
         state = [] if group.finished else [f"unfinished: {group.runs[0].rounds} rounds"]
-        label = ", ".join([printable(method), *state, *told[:3]])
+        label = ", ".join([method, *state, *told[:3]])
         group.label = f"{index + 1} {label[:80]}"
     return task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from html import escape
 from importlib.resources import files
@@ -14,7 +15,7 @@ from typing import Any
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.report.charts import task_charts
 from fedtt_lightning.report.groups import flatten, group_runs
-from fedtt_lightning.report.run_folder import Run, printable, read_runs
+from fedtt_lightning.report.run_folder import Run, read_runs
 from fedtt_lightning.report.tables import (
     Table,
     difference_table,
@@ -71,7 +72,10 @@ class Report:
                 self._tasks, self._charts, pictures, self._tables, strict=True
             )
         ]
-        runs = [_origin(run) | {"config": flatten(run.config)} for run in self._runs]
+        runs = [
+            origin | {"config": flatten(run.config)}
+            for origin, run in zip(self._origins, self._runs, strict=True)
+        ]
         return environment.from_string(page).render(tasks=tasks, runs=runs, problems=self.problems)
 
     def _repr_html_(self) -> str:
@@ -97,9 +101,7 @@ class Report:
             }
             for task, lines, charts in zip(self._tasks, self._lines, self._charts, strict=True)
         ]
-        runs = [_origin(run) for run in self._runs]
-        result: dict[str, Any] = {"tasks": tasks, "runs": runs, "problems": self.problems}
-        return without_nan(result)
+        return without_nan({"tasks": tasks, "runs": self._origins, "problems": self.problems})
 
     def write(self, path: str | Path) -> None:
         """Write the page."""
@@ -118,6 +120,12 @@ class Report:
                 _write_csv(Path(folder) / f"{table.key}.csv", table.header, table.rows)
 
     @property
+    def _origins(self) -> list[dict[str, Any]]:
+        groups = [group for task in self._tasks for group in task.groups]
+        labels = {run.name: group.label for group in groups for run in group.runs}
+        return [_origin(run, labels.get(run.name)) for run in self._runs]
+
+    @property
     def _tables(self) -> list[tuple[Table, Table]]:
         return [
             (method_table(lines, f"task{i}-"), difference_table(task, f"task{i}-"))
@@ -125,17 +133,15 @@ class Report:
         ]
 
 
-def _origin(run: Run) -> dict[str, Any]:
-    """Return by what a run was made, as far as its summary tells."""
+def _origin(run: Run, group: str | None) -> dict[str, Any]:
+    """Return by what a run was made, as far as its summary tells, and the group it is in."""
     versions = run.summary.get("versions")
     command = run.summary.get("command")
     return {
         "name": run.name,
-        "command": printable(command) if isinstance(command, str) else None,
-        "versions": {
-            printable(str(name)): printable(str(version))
-            for name, version in (versions if isinstance(versions, dict) else {}).items()
-        },
+        "group": group,
+        "command": command if isinstance(command, str) else None,
+        "versions": versions if isinstance(versions, dict) else {},
     }
 
 
@@ -152,10 +158,12 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object
 
 
 def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

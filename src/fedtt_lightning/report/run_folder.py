@@ -83,9 +83,16 @@ def number(value: object, otherwise: float) -> float:
     return float(value) if isinstance(value, int | float | str) and _is_float(value) else otherwise
 
 
-def printable(text: str) -> str:
-    """Return a text without what could not be shown: control characters, half of a character."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+def printable(value: Any) -> Any:
+    """Return a text, or a value made of texts, without what cannot be shown, such as escapes."""
+    if isinstance(value, dict):
+        return {printable(key): printable(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [printable(part) for part in value]
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    spaced = (" " if character.isspace() else character for character in value)
+    return "".join(character if character.isprintable() else "\ufffd" for character in spaced)
 
 
 def _is_float(value: float | str) -> bool:
@@ -167,7 +174,7 @@ def _mapping(run: Run, path: Path, parse: Callable[[str], Any]) -> dict[str, Any
     if not isinstance(value, dict):
         run.problems.append(f"{path.name} cannot be read: it is no mapping")
         return {}
-    return value
+    return dict(printable(value))
 
 
 def _rows(run: Run, path: Path) -> list[Row]:
@@ -176,7 +183,7 @@ def _rows(run: Run, path: Path) -> list[Row]:
         return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            rows = [printable(row) for row in csv.DictReader(file)]
     except (OSError, ValueError, csv.Error) as error:
         run.problems.append(f"{path.name} cannot be read: {printable(str(error))[:120]}")
         return []
