@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -32,7 +33,7 @@ from fedtt_lightning.callbacks import (
     Scaffold,
 )
 from fedtt_lightning.data import BySize
-from fedtt_lightning.errors import ConfigError, FedTTError
+from fedtt_lightning.errors import FedTTError
 from fedtt_lightning.federation import (
     ClientFailures,
     CoordinateMedian,
@@ -48,6 +49,20 @@ from toy_run import At, kill_itself
 ROUNDS = 4
 
 
+class AsksForSteps(Callback):
+    """Asks for the run's steps where optimizers and their schedules are made."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pl_module.configure = lambda params: trainer.estimated_stepping_batches  # type: ignore[assignment]
+
+
+class LogsOfAll(Callback):
+    """Logs a mean over all processes' batches."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        pl_module.log("of_all", 1.0, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+
+
 # A name, the number of silos, a callback, and options of the Trainer.
 REFUSED: list[tuple[str, int, Callable[[], Callback] | None, dict[str, Any]]] = [
     ("silos", 3, None, {}),
@@ -56,10 +71,21 @@ REFUSED: list[tuple[str, int, Callable[[], Callback] | None, dict[str, Any]]] = 
     ("every_n_visits", 2, FederatedCheckpoint, {}),
     ("on_exception", 2, lambda: OnExceptionCheckpoint("unused"), {}),
     ("save_on_exception", 2, lambda: ModelCheckpoint(save_on_exception=True), {}),
+    ("16-mixed", 2, None, {"precision": None, "plugins": [MixedPrecision("16-mixed", "cpu")]}),
+    ("steps", 2, AsksForSteps, {}),
+    ("inside", 2, lambda: At(1, lambda trainer: trainer.save_checkpoint("unused")), {}),
+    ("resumed_inside", 2, None, {}),
+    ("of_all", 2, LogsOfAll, {"clients": 1}),
 ]
 
 
 class Scored(ToyModule):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        if isinstance(self.trainer.strategy, SiloDDPStrategy):
+            gathered = self.all_gather(torch.ones(1))
+            assert gathered.numel() == self.trainer.strategy.silo.size  # type: ignore[union-attr]
+        return super().training_step(batch, batch_idx)
+
     def score(self, batch: list[Tensor]) -> Tensor:
         x, y = batch
         return -torch.nn.functional.cross_entropy(self.net(x), y, reduction="none")
@@ -161,21 +187,29 @@ def main(folder: Path, processes: int, *what: str) -> None:
         torch.save(result, folder / f"{case}-{rank}.pt")
 
 
+def fit(folder: Path, *callbacks: Callback, ckpt_path: Any = None, **options: Any) -> None:
+    """Fit a round of the plain toy."""
+    data = FederatedDataModule(ToyData(), clients=options.pop("clients", 3))
+    trainer = Trainer(
+        callbacks=[FederatedRounds(), *callbacks],
+        **{"max_epochs": 1, "precision": "64-true", **options},
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(ToyModule(), datamodule=data, ckpt_path=ckpt_path)
+
+
 def refused(folder: Path) -> dict[str, str]:
     """What is said of each thing that two silos cannot work with."""
     found = {}
     for name, silos, callback, options in REFUSED:
         made = [callback()] if callback else []
-        trainer = Trainer(
-            callbacks=[FederatedRounds(), *made],
-            strategy=SiloDDPStrategy(silos),
-            **{"devices": 2, "max_epochs": 1, "accelerator": "cpu", "logger": False, **options},
-            default_root_dir=folder,
-        )
-        data = FederatedDataModule(ToyData(), clients=3)
+        inside = folder / "inside.ckpt" if name == "resumed_inside" else None
+        two = {"strategy": SiloDDPStrategy(silos), "devices": 2}
         try:
-            trainer.fit(ToyModule(), datamodule=data)
-        except ConfigError as error:
+            fit(folder, *made, ckpt_path=inside, **two, **options)
+        except FedTTError as error:
             found[name] = str(error)
     return found
 

@@ -16,7 +16,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from fedtt_lightning.strategies import SiloDDPStrategy
-from strategies.silo_runs import run
+from strategies.silo_runs import fit, run
+from toy_run import At
 
 TESTS = Path(__file__).parents[1]
 
@@ -24,6 +25,7 @@ TESTS = Path(__file__).parents[1]
 FOUR = [
     "kept:4:64-true:0:4",  # a lane without client in every round, since 3 are drawn
     "kept:2:64-true:0:4",  # two processes share each batch
+    "kept:2:32-true:0:4",
     "drifting:4:32-true:0.2:4",
     "drifting:2:64-true:0:4",
     "krum:4:32-true:0.2:4",
@@ -44,6 +46,11 @@ REFUSED = {
     "every_n_visits": r"FederatedCheckpoint's every_n_visits is 1, .*: set it to 0",
     "on_exception": r"OnExceptionCheckpoint in trainer.callbacks saves on exceptions, .*",
     "save_on_exception": r"ModelCheckpoint in trainer.callbacks saves on exceptions, .*",
+    "16-mixed": r"trainer.precision is 16-mixed, .*: use bf16-mixed or 32-true",
+    "steps": r"trainer.estimated_stepping_batches .* differs by silo: give schedulers of .*",
+    "inside": r"a checkpoint was asked for inside round 1, .*: save at round ends only",
+    "resumed_inside": r"the checkpoint lies inside round 1, .*: let one end the round, or .*",
+    "of_all": r"training_step logs (of_all|a metric) .* in round 1 not all .*: leave sync_dist .*",
 }
 
 
@@ -89,7 +96,7 @@ def check(folder: Path, case: str, processes: int, expected: dict[str, Any], ato
         for kind in ("state", "metrics"):
             for name, value in expected[kind].items():
                 # Held-out examples of all clients lie in batches that each process makes anew.
-                close = 1e-12 if name.startswith("client/") else atol
+                close = max(atol, 1e-12) if name.startswith("client/") else atol
                 torch.testing.assert_close(result[kind][name], value, rtol=0, atol=close)
                 assert torch.equal(result[kind][name], results[0][kind][name]), name
 
@@ -111,7 +118,8 @@ def test_its_name_is_plain_ddp() -> None:
 @pytest.mark.parametrize("case", FOUR[:-1])
 def test_four_processes_end_where_one_does(four: Path, case: str, tmp_path: Path) -> None:
     lanes = case.split(":")[1] == "4"
-    check(four, case, 4, alone(tmp_path, case), atol=0 if lanes else 1e-12)
+    split = 1e-12 if "64" in case else 1e-6
+    check(four, case, 4, alone(tmp_path, case), atol=0 if lanes else split)
 
 
 @pytest.mark.processes
@@ -140,6 +148,7 @@ def test_two_lanes_end_where_one_does(four: Path, tmp_path: Path) -> None:
     del whole["best"]  # which is begun anew in another folder
     onward = "kept:2:64-true:0:4"
     shutil.copytree(four / half, tmp_path / onward)
+    fit(tmp_path, At(1, lambda trainer: trainer.save_checkpoint(tmp_path / "inside.ckpt")))
     codes, said = launch(tmp_path, 2, "refused", "stopped", *TWO, onward)
     assert codes == [0, 0], said
     check(tmp_path, onward, 2, whole, atol=0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, distributed
 
 from fedtt_lightning.callbacks.exchange import Exchange, VisitResult
@@ -15,10 +16,11 @@ from fedtt_lightning.callbacks.lightning_private import (
     count_elsewhere,
     defer_sigterm,
     hear_sigterm,
+    reduced_at_epoch_end,
     stop_deferring,
 )
 from fedtt_lightning.callbacks.parts import Silo, silo_of, with_hook
-from fedtt_lightning.errors import FederationError
+from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import AdapterSchema, AdapterState, RoundPlan, Visit
 from fedtt_lightning.federation.lanes import lanes_of, visit_costs
 
@@ -39,7 +41,8 @@ class Lanes(Exchange):
 
     Raises:
         FederationError: a process was lost, or silos waited for it longer than the strategy's
-            `timeout`.
+            `timeout`; or some have logged what all would have to reduce.
+        SIGTERMException: before the round that follows one in which a process was sent a SIGTERM.
     """
 
     def __init__(self, federation: FederatedRounds, trainer: Trainer) -> None:
@@ -48,12 +51,21 @@ class Lanes(Exchange):
         self._pace: dict[int, float] = {}  # seconds a batch of clients, as all processes know them
         self._shared: tuple[RoundPlan, RoundPlan] | None = None
         self._steps = 0  # optimizer steps before the round
+        self._terminated = False
         defer_sigterm(trainer)
 
     def close(self, trainer: Trainer) -> None:
         stop_deferring(trainer)
 
     def share(self, trainer: Trainer, plan: RoundPlan) -> tuple[RoundPlan, RoundPlan]:
+        if self._federation._loop is None:
+            raise ConfigError(
+                "trainer.estimated_stepping_batches was asked for before training, but differs "
+                "by silo: give schedulers of configure_optimizers the steps of a visit"
+            )
+        if self._terminated:  # not at once, or the round would be lost whose validation it stops
+            hear_sigterm(trainer, True)
+            raise SIGTERMException
         self._steps = trainer.global_step  # asked for the last time before the round's first step
         if self._shared is None or self._shared[0] != plan:
             lanes = lanes_of(visit_costs(plan.visits, self._pace), self._silo.count)
@@ -76,16 +88,20 @@ class Lanes(Exchange):
         if with_hook(trainer, "client_extra"):
             schemas.append(loop.travelling)
         width = _SCALARS + sum(schema.numel for schema in schemas)
-        buffer = torch.zeros(len(plan.visits) * width + 2, dtype=torch.float64)
-        rows, common = buffer[:-2].view(-1, width), buffer[-2:]
+        sizes = (len(plan.visits) * width, 2, trainer.world_size)
+        buffer = torch.zeros(sum(sizes), dtype=torch.float64)
+        rows, common, reduced = buffer.split(sizes)
+        rows = rows.view(-1, width)
         places = {visit.client: place for place, visit in enumerate(plan.visits)}
         for result in results:
             self._write(rows[places[result.visit.client]], result)
         steps = trainer.global_step - self._steps
         common[0] = hear_sigterm(trainer, False)
         common[1] = steps if self._silo.rank == 0 else 0
+        reduced[trainer.global_rank] = len(logged := reduced_at_epoch_end(trainer))
         self._add_up(buffer, plan.round)
-        hear_sigterm(trainer, bool(common[0]))
+        _check_reduced(reduced, logged, plan.round)
+        self._terminated = bool(common[0])
         count_elsewhere(trainer, int(common[1]) - steps, plan, own)
         numbers = rows[:, :_SCALARS].tolist()
         values = rows.to(next(iter(loop.tensors.values())).device)
@@ -155,6 +171,16 @@ def choose_exchange(federation: FederatedRounds, trainer: Trainer) -> None:
 def is_lost_process(error: RuntimeError) -> bool:
     """Tell whether an error is that of a torch.distributed connection that broke or timed out."""
     return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
+
+
+def _check_reduced(counts: Tensor, logged: list[str], round: int) -> None:
+    """Raise FederationError if only some processes would reduce, and so wait for the others."""
+    if bool((counts != counts[0]).any()):
+        raise FederationError(
+            f"training_step logs {logged[0] if logged else 'a metric'} to be reduced over all "
+            f"processes at the epoch's end, but in round {round + 1} not all have a client: leave "
+            "sync_dist out, give a torchmetrics Metric sync_on_compute=False, or use fewer silos"
+        )
 
 
 def _read(schema: AdapterSchema, values: Tensor, own: bool = False) -> AdapterState:

@@ -112,6 +112,18 @@ def hear_sigterm(trainer: Trainer, sent: bool) -> bool:
     return bool(getattr(signals, _NOTED, False))
 
 
+def reduced_at_epoch_end(trainer: Trainer) -> list[str]:
+    """Return what training has logged since the epoch's start that will then wait for everybody."""
+    results = getattr(trainer.fit_loop.epoch_loop, "_results", None) or {}
+    return [
+        result.meta.name
+        for result in results.values()
+        if result.meta.on_epoch
+        and not result.has_reset
+        and (result.meta.sync.should or getattr(result.value, "sync_on_compute", False))
+    ]
+
+
 def stop_deferring(trainer: Trainer) -> None:
     """Undo `defer_sigterm`."""
     trainer.fit_loop.epoch_loop.__dict__.pop("_broadcast_sigterm_tensor", None)

@@ -170,6 +170,7 @@ def log_round_end(
         values["fed/clients_late"] = len(loop.plan.late)
     if (loss := federation.loss.mean()) is not None:
         if federation.exchange is None:  # which has made one of the losses of a batch's parts
+            loss = loss.to(trainer.strategy.root_device)  # a resumed run's may be on the CPU
             loss = trainer.strategy.reduce(loss, reduce_op="mean")
         values["fed/train_loss"] = float(loss)
     values |= loop.aggregation.metrics()

@@ -24,7 +24,7 @@ class SiloDDPStrategy(DDPStrategy):
     whose ranks follow each other over one node or several, share the batches of its clients.
     Between silos nothing travels but, once a round, the updates of all clients; then every process
     does what a single one would, so the result is that of one process. What a training step reduces
-    (`sync_dist`), it reduces in its silo.
+    (`sync_dist`) or gathers (`all_gather`), it does in its silo.
 
     Args:
         silos: number of silos; must divide the number of processes.
@@ -91,9 +91,16 @@ class SiloDDPStrategy(DDPStrategy):
             self._inside_step = False
 
     def reduce(self, tensor: Tensor, group: Any = None, reduce_op: Any = "mean") -> Tensor:
-        if group is None and self._inside_step:
-            group = self.silo.group  # other silos are at other steps, or have none
-        return super().reduce(tensor, group, reduce_op)
+        return super().reduce(tensor, self._within(group), reduce_op)
+
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        return super().all_gather(tensor, self._within(group), sync_grads)
+
+    def _within(self, group: Any) -> Any:
+        everybody = group is None or group is distributed.group.WORLD
+        if everybody and self._inside_step:
+            return self.silo.group  # other silos are at other steps, or have none
+        return group
 
 
 def _begin_equal(module: LightningModule) -> None:
@@ -101,4 +108,6 @@ def _begin_equal(module: LightningModule) -> None:
     with torch.no_grad():
         for tensor in chain(module.parameters(), module.buffers()):
             if not isinstance(tensor, DTensor):  # shards differ, and come from the same weights
-                distributed.broadcast(tensor.detach(), 0)
+                whole = tensor.detach().contiguous()  # as torch.distributed demands
+                distributed.broadcast(whole, 0)
+                tensor.copy_(whole)
