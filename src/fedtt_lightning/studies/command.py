@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from fedtt_lightning.errors import ConfigError
@@ -96,7 +100,8 @@ def _run(study: Study, cells: list[Cell], folders: dict[str, str], args: argpars
     runner = StudyRunner(cells, study.metric, folders, jobs, gpus)
     stopped = False
     try:
-        runner.run()
+        with _alone_in(study.folder):
+            runner.run()
     except KeyboardInterrupt:
         stopped = True
     rows = study_results(study, cells)
@@ -116,6 +121,20 @@ def _run(study: Study, cells: list[Cell], folders: dict[str, str], args: argpars
         print(f"stopped with {left} cells to run: the same command goes on", file=sys.stderr)
         return 130
     return 1 if runner.failed else 0
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let no other study use the folder for as long as this process lives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"a study runs in {folder} now: wait until it has ended, or choose another folder"
+            ) from None
+        yield
 
 
 def _gpus() -> list[str]:
