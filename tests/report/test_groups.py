@@ -75,6 +75,16 @@ def test_an_unfinished_run_is_not_averaged_with_finished_ones(tmp_path: Path) ->
     assert task.groups[1].label == "2 b, unfinished: 2 rounds"
 
 
+def test_runs_that_ended_early_are_averaged(tmp_path: Path) -> None:
+    early = write_run(tmp_path / "b", [0.5, 0.6, 0.8], seed=1)
+    config = early / "lightning_logs" / "version_0" / "config.yaml"
+    config.write_text(config.read_text().replace("max_epochs: 3", "max_epochs: 2"))
+    (task,), _ = grouped(write_run(tmp_path / "a", [0.5, 0.7]), early)
+    (group,) = task.groups
+    assert group.values("val_acc") == [0.7, 0.8]
+    assert [r for r, _, _ in group.series("val_acc")] == [1, 2]
+
+
 def test_runs_without_a_config_stay_alone(tmp_path: Path) -> None:
     for name in "ab":
         (write_run(tmp_path / name) / "lightning_logs" / "version_0" / "config.yaml").unlink()

@@ -45,6 +45,12 @@ def test_a_folder_used_again_forgets_the_older_run(tmp_path: Path) -> None:
     assert run.series["val_acc"] == {1: 0.1}
     (problem,) = run.problems
     assert "summary.json is of 3 rounds, but metrics.csv of 1" in problem
+    assert run.summary == {}
+
+
+def test_a_run_that_stopped_inside_a_round_has_ended(tmp_path: Path) -> None:
+    run = read(write_run(tmp_path / "a", rounds=2))
+    assert run.problems == [] and run.summary["rounds"] == 2
 
 
 def test_files_cut_short(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def _draw_lines(chart: Lines) -> tuple[Figure, dict[str, list[str]]]:
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     axes.grid(color="#888888", alpha=0.25, linewidth=0.6)
+    if chart.y_label == "% of clients":
+        axes.set_ylim(0, 105)
     if chart.in_bytes:
         sent = [x for _, _, points, _ in curves for x, _, _ in points]
         ticks = np.unique(np.geomspace(min(sent), max(sent), 4))

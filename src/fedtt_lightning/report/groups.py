@@ -87,7 +87,8 @@ def group_runs(runs: Iterable[Run]) -> list[Task]:
             continue
         settings = {key: value for key, value in flat.items() if not _below(key, _SEEDS)}
         finished = bool(run.summary)
-        same = [settings, run.rounds, finished] if run.config else [str(run.folder)]
+        # Those that ended may have done so early; of the others only like numbers are averaged.
+        same = [settings, finished or run.rounds] if run.config else [str(run.folder)]
         groups = tasks.setdefault(_task_name(run), {})
         group = groups.setdefault(json.dumps(same, sort_keys=True), Group([], settings, finished))
         group.runs.append(run)

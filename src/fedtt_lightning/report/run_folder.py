@@ -138,11 +138,13 @@ def _read(folder: Path, name: str) -> Run:
             run.tables[table] = rows
     if not run.summary:
         run.problems.append("no summary.json: it has not ended, or had no RoundReport")
-    elif run.series and number(run.summary.get("rounds"), 0) != run.rounds:
+    elif run.series and run.rounds - number(run.summary.get("rounds"), 0) not in (0, 1):
+        # One round more is in metrics.csv where a run stopped inside it.
         run.problems.append(
             f"summary.json is of {run.summary.get('rounds')} rounds, but metrics.csv of "
-            f"{run.rounds}: the folder was used again"
+            f"{run.rounds}: the folder was used again, so summary.json is left out"
         )
+        run.summary = {}
     broken = [
         name for name, values in run.series.items() if not all(map(isfinite, values.values()))
     ]

@@ -37,7 +37,7 @@ def method_numbers(group: Group, task: Task) -> dict[str, Any]:
         "label": group.label,
         "runs": [run.name for run in group.runs],
         "finished": group.finished,
-        "rounds": group.runs[0].rounds,
+        "rounds": [run.rounds for run in group.runs],
         "trainable_parameters": group.mean_of("trainable_parameters"),
         "upload_bytes_per_client": group.mean_of("upload_bytes_per_client"),
         "bytes_per_round": None if total is None or not rounds else total / rounds,
@@ -61,7 +61,7 @@ def method_table(lines: Sequence[dict[str, Any]], key: str) -> Table:
             [
                 line["label"],
                 str(len(line["runs"])),
-                str(line["rounds"]),
+                " to ".join(map(str, sorted({min(line["rounds"]), max(line["rounds"])}))),
                 "" if parameters is None or not isfinite(parameters) else f"{parameters:,.0f}",
                 *(_bytes(line[size]) for size in sizes),
                 *(_mean_and_spread(line["metrics"].get(name)) for name in names),
