@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # machines may be busy
+settings.load_profile("untimed")
 
 # Before anything imports transformers or datasets: a test that needs the network must fail fast.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
