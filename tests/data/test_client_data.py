@@ -150,3 +150,25 @@ def test_data_divided_among_all_silos_stay_as_they_are():
     data.setup("fit")
     with pytest.raises(ConfigError, match=r"data\.clients is 3.*silo\.clients=4"):
         data.federate(1)
+
+
+@pytest.mark.parametrize(("classes", "heads"), [(3, 3), (1001, 0)])
+def test_the_whole_table_has_labels_up_to_a_million_cells(classes: int, heads: int) -> None:
+    data = federated(n=1001, clients=1001)
+    data.train_data = TensorDataset(torch.zeros(1001), torch.arange(1001) % classes)
+    data.federate(1)
+    head, rows = data.label_counts()
+    assert head == ["client", "examples", *(f"label {value}" for value in range(heads))]
+    labels = data.labels()
+    for client, row in enumerate(rows):
+        counts = np.bincount(labels[data.clients[client]], minlength=classes)[:heads]
+        assert row == [client, 1, *counts]
+
+
+def test_the_whole_table_of_data_without_labels() -> None:
+    data = federated(clients=2)
+    data.train_data = TensorDataset(torch.zeros(5), torch.rand(5))
+    data.federate(1)
+    head, rows = data.label_counts()
+    assert head == ["client", "examples"]
+    assert [*rows] == [[client, len(data.clients[client])] for client in range(2)]
