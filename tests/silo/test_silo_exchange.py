@@ -61,6 +61,8 @@ def test_answers_what_a_plain_loop_trains(
     assert isinstance(server.say(server.request(1)), Refused)
     assert server.say(Done("run-1")) == Done("run-1")
     assert forks.wait(pid) == 0
+    # Had it been killed after its last word, nobody would tell it again.
+    assert forks.wait(forks.start(SILO, tmp_path, socket=socket, own=own)) == 0
 
 
 @pytest.mark.parametrize("where", ["visit", "answer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Condition, Thread
 from time import monotonic
@@ -54,6 +55,7 @@ class Asks:
         answer: the last one given, if there is one.
         begun: the last round that was begun.
         secure: what answers go through before they leave, under secure aggregation.
+        at_end: is told which run is over, before the server learns that it is known here.
 
     Attributes:
         ending: what ends the silo, once the server has said it.
@@ -69,12 +71,14 @@ class Asks:
         answer: Answer | None,
         begun: int,
         secure: SecureAnswers | None = None,
+        at_end: Callable[[str], None] | None = None,
     ) -> None:
         self._server = server
         self._limit = limit
         self._here = here
         self._answer = answer
         self._secure = secure
+        self._at_end = at_end
         self._begun = begun
         self._next: tuple[Train, Request] | None = None
         self._current: Train | None = None
@@ -174,6 +178,8 @@ class Asks:
                 return self._receive_ask(message, request)
             if isinstance(message, Stage) and self._secure is not None:
                 return self._secure.answer(message)
+            if isinstance(message, Done) and self._at_end is not None:
+                self._at_end(message.run)
             if isinstance(message, Done | Refused):
                 self.ending = message
                 self._changed.notify_all()

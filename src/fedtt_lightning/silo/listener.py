@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from fedtt_lightning.silo.asks import Answer, Asks
 from fedtt_lightning.silo.local_socket import LocalServer
 from fedtt_lightning.silo.messages import (
     PROTOCOL,
+    Done,
     Here,
     NeedsAll,
     Refused,
@@ -25,6 +27,7 @@ from fedtt_lightning.silo.messages import (
     decode,
     encode,
 )
+from fedtt_lightning.silo.run_file import has_ended, note_end
 from fedtt_lightning.silo.silo_settings import SiloSettings
 
 if TYPE_CHECKING:
@@ -85,7 +88,12 @@ class Listener:
             from fedtt_lightning.silo.secure_answers import secure_answers  # needs Flower's parts
 
             secure = secure_answers(settings, self._trainer)
-        return Asks(server, limit, here, run, answer, loop.round, secure)
+        folder, rounds = Path(self._trainer.default_root_dir), self._trainer.max_epochs
+        at_end = partial(note_end, folder, rounds)
+        asks = Asks(server, limit, here, run, answer, loop.round, secure, at_end)
+        if run is not None and has_ended(folder, rounds, run):
+            asks.ending = Done(run)  # the server will not say it again
+        return asks
 
     def _connect(self) -> SuperNode | None:
         """Start what connects this process to a server elsewhere."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -10,6 +11,7 @@ from secrets import token_hex
 from fedtt_lightning.errors import ConfigError
 
 _NAME = "federation.json"
+_END = "ended.json"
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,19 @@ class FederationFile:
             raise ConfigError(
                 f"cannot write to {folder} ({error.strerror}): change trainer.default_root_dir"
             ) from None
+
+
+def note_end(folder: Path, rounds: int | None, run: str) -> None:
+    """Write down that a run of so many rounds is over, for a silo that is killed before it ends."""
+    with suppress(OSError):  # without the note it only waits in vain
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{_END}.partial"
+        partial.write_text(json.dumps([run, rounds]) + "\n")
+        partial.replace(folder / _END)
+
+
+def has_ended(folder: Path, rounds: int | None, run: str) -> bool:
+    """Tell whether `note_end` has noted this in the folder."""
+    with suppress(OSError, ValueError):
+        return bool(json.loads((folder / _END).read_text()) == [run, rounds])
+    return False
