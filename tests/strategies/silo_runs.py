@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from fedtt_lightning import (
     FactorFreezing,
@@ -79,6 +80,11 @@ REFUSED: list[tuple[str, int, Callable[[], Callback] | None, dict[str, Any]]] = 
 ]
 
 
+class Data(ToyData):
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.train, batch_size=16)  # several batches in each process
+
+
 class Scored(ToyModule):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         if isinstance(self.trainer.strategy, SiloDDPStrategy):
@@ -129,7 +135,7 @@ def run(
     size = processes // silos
     dtype = torch.float64 if precision == "64-true" else torch.float32
     data = FederatedDataModule(
-        ToyData(examples=100, batch_size=8 // size, dtype=dtype),
+        Data(examples=100, batch_size=8 // size, dtype=dtype),
         clients=4,
         partition=BySize([1, 2, 3, 4]),  # 8, 16, 24 and 32 to train on: whole batches
         client_holdout=0.2,

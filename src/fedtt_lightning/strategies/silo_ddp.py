@@ -108,6 +108,6 @@ def _begin_equal(module: LightningModule) -> None:
     with torch.no_grad():
         for tensor in chain(module.parameters(), module.buffers()):
             if not isinstance(tensor, DTensor):  # shards differ, and come from the same weights
-                whole = tensor.detach().contiguous()  # as torch.distributed demands
+                whole = tensor.detach().contiguous()  # as NCCL demands
                 distributed.broadcast(whole, 0)
                 tensor.copy_(whole)
