@@ -67,6 +67,8 @@ def test_an_interrupted_silo_goes_on_where_it_was(tmp_path: Path) -> None:
             assert ("silo was interrupted; started again" in said) == (stop is not None)
     assert isinstance(updates[0], Update)
     assert updates[1] == updates[0]
+    saved = list(tmp_path.rglob("*.ckpt"))
+    assert saved and all(path.stat().st_mode & 0o077 == 0 for path in saved)
 
 
 @pytest.mark.parametrize(

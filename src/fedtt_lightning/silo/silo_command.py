@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -37,4 +38,5 @@ class SiloCLI(FederatedCLI):
 
 def main(args: list[str]) -> int:
     """Run the command and return the exit code."""
+    os.umask(0o077)  # checkpoints hold what never leaves the silo
     return run_until_interrupted(SiloCLI, args, "silo")
