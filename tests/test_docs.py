@@ -12,10 +12,16 @@ from fedtt_lightning import adapters, callbacks, data, federation, strategies
 
 METHODS = (ROOT / "docs/methods.md").read_text()
 PAGES = {
-    name: (ROOT / name).read_text() for name in ("docs/methods.md", "docs/cluster.md", "README.md")
+    name: (ROOT / name).read_text()
+    for name in (
+        "README.md",
+        "docs/methods.md",
+        "docs/cluster.md",
+        "docs/studies.md",
+    )
 }
 FOLDERS = ("callbacks", "configs/methods")
-NAMED = (*FOLDERS, "configs/cluster")
+NAMED = (*FOLDERS, "configs/cluster", "configs/studies")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
