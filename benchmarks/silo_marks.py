@@ -1,4 +1,4 @@
-"""When rounds begin and end at a server, and how long visits train at a silo, for silo_rounds.py."""
+"""When rounds begin and end at a server, and how long visits train at a silo: silo_rounds.py."""
 
 from __future__ import annotations
 
