@@ -20,7 +20,9 @@ class Marks(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._round = time.time()
 
-    def on_client_start(self, trainer: Trainer, pl_module: LightningModule, visit: Any) -> None:
+    def on_client_start(
+        self, trainer: Trainer, pl_module: LightningModule, visit: Any, resumed: bool
+    ) -> None:
         self._visit = time.time()
 
     def on_client_trained(self, trainer: Trainer, pl_module: LightningModule, visit: Any) -> None:
