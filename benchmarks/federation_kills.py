@@ -160,15 +160,15 @@ def options(folder: Path, name: str, rounds: int) -> list[str]:
     ]
 
 
-def outcome(folder: Path, name: str) -> tuple[dict[str, Any], float, int]:
-    """Return the last checkpoint's weights, the largest epsilon and the rounds of a run."""
+def outcome(folder: Path, name: str) -> tuple[dict[str, Any], float]:
+    """Return the last checkpoint's weights and the largest epsilon of a run."""
     from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
 
     run = folder / "runs" / name
     checkpoint = SafeCheckpointIO().load_checkpoint(run / "checkpoints" / "last.ckpt")
     metrics = json.loads((run / "summary.json").read_text())["metrics"]
     spent = metrics.get("dp/silo_epsilon_max", metrics.get("dp/epsilon_max"))
-    return checkpoint["state_dict"], spent, checkpoint["epoch"] + 1
+    return checkpoint["state_dict"], spent
 
 
 def saved(checkpoint: Path) -> float:
@@ -182,7 +182,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     simulation = ["fit", *options(folder, "simulation", args.rounds)]
     command = [sys.executable, "-W", "ignore", "-m", "fedtt_lightning", *simulation]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wanted, spent, _ = outcome(folder, "simulation")
+    wanted, spent = outcome(folder, "simulation")
     began = time.monotonic()
     commands = [
         Command(
@@ -227,12 +227,12 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for command in commands:
             command.process.kill()
             command.process.wait()
-    found, theirs, rounds = outcome(folder, "server")
+    found, theirs = outcome(folder, "server")
     said = (folder / "server.log").read_text(errors="replace").splitlines()
     ended = [int(line.split()[1].split("/")[0]) for line in said if line.startswith("round ")]
     return {
         "kills": dict(sorted(kills.items())),
-        "rounds": rounds,
+        "rounds": len(set(ended)),
         # The open round may be told of twice: before its checkpoint was written, and again.
         "rounds_lost": sum(max(a - b, 0) for a, b in pairwise(ended)),
         "visits_lost": sum(any(words in line for words in LOST) for line in said),
@@ -249,9 +249,9 @@ def main() -> int:
     )
     parser.add_argument("--transport", choices=["direct", "flower"], default="direct")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause", type=float, default=5, help="longest wait for a kill, in s")
+    parser.add_argument("--pause", type=float, default=3, help="longest wait for a kill, in s")
     parser.add_argument("--early", type=float, default=0.25, help="share that waits for no round")
     parser.add_argument("--grace", type=float, default=240, help="serve.grace")
     parser.add_argument("--minutes", type=float, default=30, help="after which it is given up")
