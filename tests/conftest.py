@@ -15,6 +15,16 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+@pytest.fixture(autouse=True)
+def _no_launcher() -> None:
+    """Forget what Lightning's launcher leaves behind in a process that has started another one.
+
+    Whoever inherited it would take itself for started by a launcher, and wait for its peers.
+    """
+    for name in ("LOCAL_RANK", "NODE_RANK"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder with `data/` and `weights/`, named by the environment variable FEDTT_SHARED."""
