@@ -17,6 +17,7 @@ PAGES = {
         "README.md",
         "docs/methods.md",
         "docs/cluster.md",
+        "docs/silos.md",
         "docs/studies.md",
     )
 }
