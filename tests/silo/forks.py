@@ -16,9 +16,19 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from fedtt_lightning.silo.direct_transport import DirectTransport
+
 _TESTS = Path(__file__).parents[1]
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _RUNS = -999
+
+
+def wait_for(socket: str) -> None:
+    """Return when somebody listens on a socket."""
+    end, silo = monotonic() + 20, DirectTransport([socket], 0)
+    while not silo.nodes():
+        assert monotonic() < end
+        sleep(0.02)
 
 
 class Forks:

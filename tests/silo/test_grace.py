@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 from time import sleep
@@ -10,24 +9,10 @@ from time import sleep
 import pytest
 
 from fedtt_lightning.silo.messages import Done, Refused, Train, Update
-from silo.scripted_federation import ALL, Between, Federation, same, simulate
+from silo.scripted_federation import ALL, Between, Federation, same
 from toy_run import ROUNDS
 
 PATIENCE = 20.0
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], list[int]]:
-    return simulate(tmp_path_factory.mktemp("simulated"))
-
-
-@pytest.fixture
-def federation(tmp_path: Path, simulated: tuple[dict[str, str], list[int]]) -> Iterator[Federation]:
-    tmp_path.chmod(0o700)
-    federation = Federation(tmp_path, *simulated)
-    yield federation
-    for silo in federation.silos:
-        silo.close()
 
 
 def restart(federation: Federation, client: int, seconds: float) -> None:

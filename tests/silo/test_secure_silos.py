@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL
 from tempfile import TemporaryDirectory
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -17,8 +16,7 @@ pytest.importorskip("Crypto")
 
 from fedtt_lightning.federation import ClientFailures
 from fedtt_lightning.federation.failures import Outcome
-from fedtt_lightning.silo.direct_transport import DirectTransport
-from silo.forks import Forks
+from silo.forks import Forks, wait_for
 from silo.secure_toy import SILOS, toy
 from toy_run import outcome
 
@@ -109,11 +107,7 @@ def test_silos_that_vanish_between_stages(forks: Forks, federation: Federation) 
     server = federation.serve(pause=2)
     assert forks.wait(silos[1]) == -SIGKILL
     silos[1] = federation.silo(1)
-    back = DirectTransport(federation.sockets[1:2], 0)
-    end = monotonic() + 20
-    while not back.nodes():
-        assert monotonic() < end
-        sleep(0.02)
+    wait_for(federation.sockets[1])
     (federation.folder / "server" / "go").touch()
     assert forks.wait(server) == 0
     assert [forks.wait(silo) for silo in silos] == [0, 0, 0, -SIGKILL]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,23 +13,9 @@ from torch import Tensor
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.silo.messages import Done, NeedsAll, Refused, Train, Update
 from fedtt_lightning.silo.payloads import unpack_names
-from silo.scripted_federation import ALL, Between, Federation, same, simulate
+from silo.scripted_federation import ALL, Between, Federation, same
 from silo.scripted_silo import ScriptedSilo
 from toy_run import ROUNDS
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], list[int]]:
-    return simulate(tmp_path_factory.mktemp("simulated"))
-
-
-@pytest.fixture
-def federation(tmp_path: Path, simulated: tuple[dict[str, str], list[int]]) -> Iterator[Federation]:
-    tmp_path.chmod(0o700)
-    federation = Federation(tmp_path, *simulated)
-    yield federation
-    for silo in federation.silos:
-        silo.close()
 
 
 def test_updates_of_silos_are_averaged_and_only_what_changed_is_sent(

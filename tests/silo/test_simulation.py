@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL
 from tempfile import TemporaryDirectory
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
 from fedtt_lightning.federation import ClientFailures
 from fedtt_lightning.federation.failures import Outcome
-from fedtt_lightning.silo.direct_transport import DirectTransport
-from silo.forks import Forks
+from silo.forks import Forks, wait_for
 from silo.toy_server import toy
 from toy_run import outcome
 
@@ -129,11 +127,7 @@ def test_a_silo_killed_in_its_visit_is_dropped_and_comes_back(
     server = federation.serve(pause=2, grace=0)
     assert federation.ends(silos[1]) == -SIGKILL
     silos[1] = federation.silo(1)
-    back = DirectTransport(federation.sockets[1:2], 0)
-    end = monotonic() + 20
-    while not back.nodes():
-        assert monotonic() < end
-        sleep(0.02)
+    wait_for(federation.sockets[1])
     (tmp_path / "server" / "go").touch()
     assert federation.ends(server) == 0
     assert [federation.ends(silo) for silo in silos] == [0, 0, 0, 0]

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import warnings
-from typing import NoReturn
 
 from fedtt_lightning.account.families import FAMILIES
+from fedtt_lightning.arguments import Parser
 from fedtt_lightning.errors import ConfigError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
 
 
 def main(argv: list[str]) -> int:
     """Print the account of a model family and return the exit code: 0, or 2 for bad input."""
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's own
-    parser = _Parser(
+    parser = Parser(
         prog="python -m fedtt_lightning account",
         description=(
             "Trainable parameters by part and bytes a client sends and gets a round, for FedTT, "

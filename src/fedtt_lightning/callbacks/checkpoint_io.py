@@ -17,9 +17,15 @@ from fedtt_lightning.errors import ConfigError
 class SafeCheckpointIO(TorchCheckpointIO):
     """Reads checkpoints as plain tensors and containers unless the caller asks otherwise.
 
+    Args:
+        durable: whether a checkpoint is on the disk, not only in its cache, once it is saved.
+
     Raises:
         ConfigError: the file is missing, cut short, changed on disk, or holds other objects.
     """
+
+    def __init__(self, durable: bool = False) -> None:
+        self._durable = durable
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         if "://" in str(path):
@@ -28,11 +34,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())  # what is told of a round must not outlive its checkpoint
+        torch.save(checkpoint, partial)
+        if self._durable:
+            _sync(partial)
         partial.replace(path)
+        if self._durable:
+            _sync(path.parent)  # which holds the name
 
     def load_checkpoint(
         self,
@@ -56,6 +63,14 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if not isinstance(checkpoint, dict) or not keys <= checkpoint.keys():
             raise ConfigError(f"{path} is no checkpoint of Lightning: change ckpt_path")
         return checkpoint
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check_whole(path: Path) -> None:

@@ -13,7 +13,7 @@ Message = dict[str, str]
 Span = tuple[int, int]
 ROLES = ("system", "user", "assistant")
 DATE = "26 Jul 2024"
-"""The date that LLaMA 3's template writes, which would else be the day of tokenizing."""
+"""The date that LLaMA 3.1's template writes, which would else be the day of tokenizing."""
 _MARK = "\ufdd0"  # no character, so that no template writes it
 
 

@@ -38,9 +38,9 @@ class InstructionData(PromptData):
     `write_conversation` tells how chats are written as text, and `shorten` what goes where they are
     longer than `max_length`: first the oldest exchanges, then the beginning of an input, never the
     last question or its reply. Validation and test take the loss of all replies; predict goes on
-    from before the last one, which is the reference. LLaMA 3's chat template writes a date, always
-    26 Jul 2024 here, so that rows are those of any day; another one that asks for today's date gets
-    it, and kept tokens keep theirs.
+    from before the last one, which is the reference. LLaMA 3.1's chat template writes a date,
+    always 26 Jul 2024 here, so that rows are those of any day; another one that asks for today's
+    date gets it, and kept tokens keep theirs.
 
     Args:
         files: files, folders (of .jsonl files) or patterns, one or a list of them.

@@ -6,18 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from fedtt_lightning.arguments import Parser
 from fedtt_lightning.errors import ConfigError, FedTTError
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m fedtt_lightning export",
         usage=(
             "%(prog)s --ckpt FILE --config FILE [--config FILE ...] [options of fit] "

@@ -7,14 +7,10 @@ import json
 import sys
 from collections.abc import Callable
 from math import nan
-from typing import Any, NoReturn
+from typing import Any
 
+from fedtt_lightning.arguments import Parser
 from fedtt_lightning.errors import ConfigError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
 
 
 def _count(text: str) -> int:
@@ -38,8 +34,8 @@ def _between(least: float, most: float) -> Callable[[str], float]:
     return number
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m fedtt_lightning privacy",
         description=(
             "Plans the privacy of a run before it is started: the noise that an epsilon needs, or "

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
 
+from fedtt_lightning.arguments import Parser
 from fedtt_lightning.errors import ConfigError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
 
 
 def main(argv: list[str]) -> int:
     """Write the report on some runs and return the exit code: 0, or 2 for bad input."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m fedtt_lightning report",
         description=(
             "Writes a page on runs of `fit`: accuracy against rounds and bytes, parameters, "

@@ -8,10 +8,7 @@ from fedtt_lightning.errors import FederationError
 
 
 def pack(payload: bytes) -> RecordDict:
-    """Return what a message with `payload` contains.
-
-    A `ConfigRecord` adds 300 bytes to it, an `ArrayRecord` 580 (Flower 1.41).
-    """
+    """Return what a message with `payload` contains."""
     return RecordDict({"p": ConfigRecord({"b": payload})})
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import NoReturn
 
+from fedtt_lightning.arguments import Parser
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.silo.federation_files import (
     readme,
@@ -22,14 +21,9 @@ _LOCAL = "127.0.0.1"
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
 def main(argv: list[str]) -> int:
     """Write a new federation's folder and return the exit code: 0, or 2 for bad input."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m fedtt_lightning new-federation",
         description=(
             "Write a folder with all that a federation over Flower needs: an authority, the "

@@ -7,11 +7,11 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from fedtt_lightning.callbacks import FederatedCheckpoint
 from fedtt_lightning.cli import FederatedCLI
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.silo.direct_transport import DirectTransport
 from fedtt_lightning.silo.interruption import run_until_interrupted
+from fedtt_lightning.silo.long_fit import checkpoints_of, fit_from_last
 from fedtt_lightning.silo.serve_settings import ServeSettings
 from fedtt_lightning.silo.server_exchange import ServerExchange
 from fedtt_lightning.silo.transport import Transport
@@ -28,22 +28,14 @@ class ServeCLI(FederatedCLI):
         """Run the server, from the last checkpoint if there is one."""
         settings: ServeSettings = self._get(self.config_init, "serve")
         settings.check()
-        saving = [
-            callback
-            for callback in self.trainer.checkpoint_callbacks
-            if isinstance(callback, FederatedCheckpoint)
-        ]
-        if not saving:
+        if not checkpoints_of(self.trainer):
             raise ConfigError(
                 "silos go back to no round that they have begun, so serve must save every round: "
                 "add fedtt_lightning.callbacks.FederatedCheckpoint to trainer.callbacks"
             )
-        if any(callback._find_last_checkpoints(self.trainer) for callback in saving):
-            arguments["ckpt_path"] = arguments.get("ckpt_path") or "last"
         folder = Path(settings.folder or Path(self.trainer.default_root_dir) / "flower")
         exchange = ServerExchange(settings, lambda: connect(settings, folder))
-        self.trainer.callbacks.insert(0, exchange)  # type: ignore[attr-defined]
-        self.trainer.fit(**arguments)
+        fit_from_last(self.trainer, exchange, arguments)
 
 
 def connect(settings: ServeSettings, folder: Path) -> Transport:

@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from fedtt_lightning.callbacks import FederatedCheckpoint
 from fedtt_lightning.cli import FederatedCLI
 from fedtt_lightning.silo.interruption import run_until_interrupted
+from fedtt_lightning.silo.long_fit import fit_from_last
 from fedtt_lightning.silo.silo_exchange import SiloExchange
 from fedtt_lightning.silo.silo_settings import SiloSettings
 
@@ -25,15 +25,7 @@ class SiloCLI(FederatedCLI):
         """Train whenever the server asks, from the last checkpoint if there is one."""
         settings: SiloSettings = self._get(self.config_init, "silo")
         settings.check()
-        saving = [
-            callback
-            for callback in self.trainer.checkpoint_callbacks
-            if isinstance(callback, FederatedCheckpoint)
-        ]
-        if any(callback._find_last_checkpoints(self.trainer) for callback in saving):
-            arguments["ckpt_path"] = arguments.get("ckpt_path") or "last"
-        self.trainer.callbacks.insert(0, SiloExchange(settings))  # type: ignore[attr-defined]
-        self.trainer.fit(**arguments)
+        fit_from_last(self.trainer, SiloExchange(settings), arguments)
 
 
 def main(args: list[str]) -> int:

@@ -73,7 +73,7 @@ class SiloDDPStrategy(DDPStrategy):
         module = self.model
         assert isinstance(module, LightningModule)
         callbacks = module.trainer.callbacks  # type: ignore[attr-defined]
-        # LocalDP adds up over a silo what it has clipped and made noisy, which DDP would not.
+        # LocalDP adds up over a silo what it has clipped; DDP would average before that.
         alone = self.silo.size == 1 or any(isinstance(c, LocalDP) for c in callbacks)
         if alone or self.silos > 1:
             _begin_equal(module)

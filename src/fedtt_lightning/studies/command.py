@@ -10,16 +10,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
+from fedtt_lightning.arguments import Parser
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.studies.cells import Cell, cells_of
 from fedtt_lightning.studies.study_file import Study, as_text, read_study
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
 
 
 def _jobs(text: str) -> int:
@@ -28,8 +23,8 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m fedtt_lightning study",
         description=(
             "Runs `fit` for each point of a grid of config keys and each seed, several at a time, "
