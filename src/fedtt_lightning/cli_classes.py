@@ -11,7 +11,7 @@ _OURS = tuple(
     f"fedtt_lightning.{name}" for name in ("federation", "callbacks", "data", "modules", "adapters")
 )
 _OTHERS = ("lightning.pytorch.callbacks", "peft")
-_KEYS = {
+KEYS = {
     "ClientSampler": "federation.sampler",
     "AggregationRule": "federation.aggregation",
     "ServerOptimizer": "federation.server",
@@ -93,10 +93,10 @@ def _home(name: str) -> tuple[list[str], str] | None:
     """Return the import paths of the bases of one of our classes and the key that takes it."""
     found = _choices(["builtins.object"]).get(name)
     for base in found.__mro__ if found is not None else ():
-        if base.__name__ in _KEYS:
+        if base.__name__ in KEYS:
             assert found is not None
             paths = [f"{kind.__module__}.{kind.__qualname__}" for kind in found.__mro__]
-            return paths, _KEYS[base.__name__]
+            return paths, KEYS[base.__name__]
     return None
 
 

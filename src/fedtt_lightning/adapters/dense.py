@@ -20,6 +20,16 @@ class DenseAdapter(nn.Module):
     `up_weight` (features, bottleneck), and `down_bias`, `up_bias` or None. It starts as the
     identity: `up_weight` and `up_bias` zero, the rest as in `nn.Linear`. Draws come from torch's
     global CPU generator on every device, so that a seed means the same start everywhere.
+
+    Args:
+        features: width of x.
+        bottleneck: width inside.
+        activation: relu, gelu, silu or tanh.
+        dropout: on the activation.
+        scaling: factor of what is added to x.
+        bias: whether there are biases.
+        device: of the parameters.
+        dtype: of the parameters.
     """
 
     down_weight: Tensor

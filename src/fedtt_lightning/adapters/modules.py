@@ -36,7 +36,20 @@ class TTAdapter(nn.Module):
 
     `per_example`, if set, is called in each forward pass in train mode with `tensors`, and returns
     what takes each example's gradients of them in backward, in place of their sum: `on_examples` of
-    `tt_adapter`. `recompute_input` is what the layer around it lets `FrozenInput.of` do.
+    `tt_adapter`.
+
+    Args:
+        down: modes of features x bottleneck.
+        up: modes of bottleneck x features.
+        rank: TT rank of both.
+        activation: relu, gelu, silu or tanh.
+        dropout: on the activation.
+        scaling: factor of what is added to x.
+        bias: whether there are biases.
+        init: start, see `init_adapter_`.
+        recompute_input: what the layer around it lets `FrozenInput.of` do.
+        device: of the parameters.
+        dtype: of the parameters.
     """
 
     down_bias: Tensor | None
@@ -132,6 +145,14 @@ class TTLinear(nn.Module):
     """x L R + b for x of shape (..., in): a linear layer of its own, with `core_i` and `bias`.
 
     Raises ConfigError if `rank` does not fit the shape.
+
+    Args:
+        shape: modes of in x out.
+        rank: TT rank.
+        bias: whether there is a bias.
+        init: start, see `init_linear_`.
+        device: of the parameters.
+        dtype: of the parameters.
     """
 
     bias: Tensor | None

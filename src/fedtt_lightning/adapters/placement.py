@@ -15,10 +15,13 @@ from fedtt_lightning.errors import ConfigError
 
 @dataclass(frozen=True)
 class Family:
-    """Name endings of a block's two linears, and full names of a classifier's two layers.
+    """Where adapters go in models of one family, by the names of their modules.
 
-    `dense` is the layer before the output layer, which can be tensorized; None if the head is one
-    layer.
+    Attributes:
+        linears: name endings of a block's two linears that an adapter follows.
+        dense: full name of the classifier's layer before its output layer, which can be
+            tensorized; None if the head is one layer.
+        output: full name of the output layer.
     """
 
     linears: tuple[str, str]

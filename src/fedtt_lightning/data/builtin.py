@@ -27,7 +27,9 @@ class BuiltinText(ClientDataModule):
     Batches hold input_ids and attention_mask, int64 [batch, length], and labels, int64 [batch].
 
     Args:
-        train_size, validation_size, test_size: number of texts of each split.
+        train_size: number of texts to train on, of all clients together.
+        validation_size: number of texts for validation.
+        test_size: number of texts for test and predict.
         batch_size: examples in a training batch.
         eval_batch_size: examples a batch in validation, test and predict.
         text_seed: seed of the texts, which is not the experiment's: all experiments compared with

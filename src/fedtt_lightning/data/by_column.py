@@ -15,6 +15,9 @@ class ByColumn(Partitioner):
     to the rarest, each goes to the client with the fewest examples so far. `data.clients: null`
     takes one client a value, in ascending order of the values. Nothing is drawn at random.
 
+    Args:
+        column: its name.
+
     Raises ConfigError if there is no such column or fewer values than clients.
     """
 

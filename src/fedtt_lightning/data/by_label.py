@@ -38,11 +38,10 @@ def level_shares(level: Level, num_classes: int) -> np.ndarray:
 
 
 class LabelShares(Partitioner):
-    """Each client holds the classes in given shares: `shares[client][class]`, rows summing to 1.
+    """Each client holds the classes in given shares.
 
     Classes are the distinct labels in ascending order. With fewer rows than clients the rows
-    repeat in turn: client k has row k mod len(shares). Instead of `shares`, `level` ("mild" or
-    "severe") names the rows of `level_shares`.
+    repeat in turn: client k has row k mod len(shares).
 
     Every example is used and has one client, so the table of counts has fixed column sums (the
     examples of each class), and clients are to be of equal size, which fixes the row sums too. The
@@ -52,6 +51,11 @@ class LabelShares(Partitioner):
     largest remainder. Where the classes are equally frequent and the rows average out, the
     shares come out as given; where they are not, they tilt with the frequencies. Where equal sizes
     are impossible (shares of 0), the classes are still used up and the sizes differ.
+
+    Args:
+        shares: `shares[client][class]`, rows summing to 1.
+        level: `mild` or `severe`, in place of `shares`: the rows of `level_shares`.
+        seed: of this division, in place of the experiment's.
     """
 
     def __init__(
@@ -123,6 +127,11 @@ class Dirichlet(Partitioner):
     difference: instead of drawing again until each client has `min_examples` (which many clients
     and a small alpha make hopeless), a client that is short is given random examples of the clients
     that have most. Raises ConfigError if the data do not suffice for `min_examples` a client.
+
+    Args:
+        alpha: above 0; from 0.1 (most of a class at few clients) to 100 (nearly even).
+        min_examples: that each client has at least.
+        seed: of this division, in place of the experiment's.
     """
 
     def __init__(self, alpha: float, min_examples: int = 1, seed: int | None = None) -> None:

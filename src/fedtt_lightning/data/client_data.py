@@ -29,11 +29,20 @@ _MOST_CELLS = 1_000_000
 class LoaderOptions:
     """How training batches are made; the names mean what they mean in `torch.utils.data`.
 
-    `collate_fn=None` is torch's `default_collate`. Order and sampling are not options: every visit
-    shuffles its client's examples with a seed of its own. With `group_by_length` it then puts
-    texts of like length into the same batches, see `local_order`; the dataset must tell the length
-    of each example as an array `lengths`. Batches are then no uniform draws: those of long texts
-    come together, which is why it is off unless asked for.
+    Order and sampling are not options: every visit shuffles its client's examples with a seed of
+    its own.
+
+    Attributes:
+        batch_size: examples in a batch.
+        collate_fn: makes a batch of examples; None is torch's `default_collate`.
+        num_workers: processes that read batches; 0 reads in the main one.
+        pin_memory: put batches into memory from which a GPU copies faster.
+        drop_last: leave out the last batch of a pass if it is smaller.
+        worker_init_fn: called in each worker when it starts.
+        group_by_length: put texts of like length into the same batches, see `local_order`; the
+            dataset must tell the length of each example as an array `lengths`. Batches are then no
+            uniform draws: those of long texts come together, which is why it is off unless asked
+            for.
     """
 
     batch_size: int = 32
@@ -60,13 +69,17 @@ class ClientDataModule(LightningDataModule):
     with local differential privacy `poisson` is set too, and draws them. Loaders for validation,
     test and predict are ordinary and global.
 
-    `clients=None` lets the partition tell how many there are (ByColumn, FlwrPartitioner);
-    `partition=None` is `IID()`. `client_holdout`, from 0 to below 1, is the share of each client's
-    own examples that it does not train on: after `federate`, `clients` holds what trains and
-    `held_out` the rest, by the same client numbers (None at 0).
+    After `federate`, `clients` holds what trains and `held_out` the rest, by the same client
+    numbers (None without a `client_holdout`).
 
     With `silo` (k, n), of a federation whose n clients are in different places, data of one client
     become those of client k; data divided among n clients stay as they are, of which k trains.
+
+    Args:
+        clients: number of clients; None lets the partition tell (ByColumn, FlwrPartitioner).
+        partition: how examples go to clients; None is IID.
+        client_holdout: share of each client's own examples that it does not train on, from 0 to
+            below 1.
     """
 
     train_data: Any

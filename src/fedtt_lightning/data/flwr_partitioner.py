@@ -21,6 +21,9 @@ class FlwrPartitioner(Partitioner):
     data, one column `label`. It keeps its own seed. `data.clients` must be null or the number of
     its partitions.
 
+    Args:
+        partitioner: one of flwr-datasets.
+
     Raises ConfigError without the package (`pip install flwr-datasets`, which needs `datasets<5`)
     and for what its partitioner refuses.
     """

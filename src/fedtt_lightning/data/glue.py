@@ -24,6 +24,7 @@ class GlueData(TextData):
         tokenizer: name on the hub or folder, usually the model's backbone.
         data_dir: the official folder of the task or of all tasks; None loads from the hub.
         max_length: longest sequence in tokens; longer texts (or pairs) are cut.
+        batch_size: examples in a training batch.
         eval_batch_size: examples a batch in validation, test and predict.
         num_workers: processes that read batches; 0 reads in the main one.
         group_by_length: put texts of like length into the same training batches, see `TextData`.

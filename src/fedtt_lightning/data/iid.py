@@ -17,7 +17,11 @@ from fedtt_lightning.errors import ConfigError
 
 
 class IID(Partitioner):
-    """Shuffled and cut into equal parts; sizes differ by at most one."""
+    """Shuffled and cut into equal parts; sizes differ by at most one.
+
+    Args:
+        seed: of this division, in place of the experiment's.
+    """
 
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
@@ -32,8 +36,11 @@ class IID(Partitioner):
 class BySize(Partitioner):
     """Shuffled and cut into parts of given relative sizes: quantity skew, no label skew.
 
-    Give `shares`, one positive number a client (their sum does not matter), or `exponent` s >= 0
-    for Zipf's law: client k holds a share proportional to (k + 1)^-s.
+    Args:
+        shares: one positive number a client; their sum does not matter.
+        exponent: s >= 0 of Zipf's law, in place of `shares`: client k holds a share proportional
+            to (k + 1)^-s.
+        seed: of this division, in place of the experiment's.
     """
 
     def __init__(

@@ -32,6 +32,7 @@ class LabelledText(TextData):
         separator: what stands between label and text; a text may hold it too.
         encoding: of both files, as Python names it.
         max_length: longest sequence in tokens; longer texts are cut.
+        batch_size: examples in a training batch.
         eval_batch_size: examples a batch in validation, test and predict.
         num_workers: processes that read batches; 0 reads in the main one.
         group_by_length: put texts of like length into the same training batches, see `TextData`.

@@ -20,8 +20,11 @@ from fedtt_lightning.errors import ConfigError
 class Partition:
     """The examples of each client: `partition[client]` is an int64 array of dataset indices.
 
-    `order` (int64, one entry an example) lists the examples client by client; client `c` holds
-    `order[bounds[c]:bounds[c + 1]]`. Two flat arrays stay small with 100,000 clients.
+    Two flat arrays stay small with 100,000 clients.
+
+    Args:
+        order: the examples client by client, int64, one entry an example.
+        bounds: client `c` holds `order[bounds[c]:bounds[c + 1]]`; int64 (clients + 1,).
     """
 
     def __init__(self, order: np.ndarray, bounds: np.ndarray) -> None:
@@ -148,6 +151,10 @@ class Examples:
 
     Labels and columns are read when first asked for, because reading them may mean going through
     the whole dataset.
+
+    Args:
+        dataset: map-style.
+        labels: gives the integer label of each example; None looks for them in the dataset.
     """
 
     def __init__(self, dataset: Any, labels: Callable[[], np.ndarray | None] | None = None) -> None:

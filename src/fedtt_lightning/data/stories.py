@@ -21,7 +21,8 @@ class StoryData(TextData):
 
     Args:
         tokenizer: name on the hub or folder, usually the model's backbone.
-        train_size, test_size: number of stories.
+        train_size: number of stories to train on, of all clients together.
+        test_size: number of stories for validation and test.
         text_seed: seed of the stories, which is not the experiment's: all experiments compared with
             each other see the same data.
         max_length: longest example in tokens; longer stories make several, see `cut_blocks`.

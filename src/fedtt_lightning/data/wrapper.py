@@ -43,6 +43,12 @@ class FederatedDataModule(ClientDataModule):
     `inner.train_dataloader()`; every client's examples are shuffled anew in each local epoch.
     All other loaders and hooks, and any attribute not found here, are the inner datamodule's.
 
+    Args:
+        inner: the datamodule as it is.
+        clients: number of clients, None where `partition` tells.
+        partition: how examples go to clients; None is IID.
+        client_holdout: share of each client's examples kept for evaluation by client.
+
     Raises ConfigError for a datamodule of `pytorch_lightning` (its classes are not those of
     `lightning`), and in `setup` for a training loader that cannot be divided: several loaders, an
     iterable dataset, or a sampler whose draws would be lost.

@@ -17,7 +17,13 @@ from fedtt_lightning.federation.wire import message_length, read_message, write_
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape and dtype (without the `torch.` prefix) of one tensor."""
+    """What is known of one tensor besides its values.
+
+    Attributes:
+        name: of the parameter in its model.
+        shape: its sizes.
+        dtype: without the `torch.` prefix.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -30,7 +36,11 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class AdapterSchema:
-    """The order, shapes and dtypes of an adapter's tensors, identified by a hash."""
+    """The order, shapes and dtypes of an adapter's tensors, identified by a hash.
+
+    Attributes:
+        specs: one for each tensor.
+    """
 
     specs: tuple[TensorSpec, ...]
 
@@ -99,7 +109,12 @@ class AdapterSchema:
 
 @dataclass(frozen=True)
 class AdapterState:
-    """The values of a schema's tensors: one flat buffer for each dtype, in the schema's order."""
+    """The values of a schema's tensors: one flat buffer for each dtype, in the schema's order.
+
+    Attributes:
+        schema: names, shapes and dtypes.
+        buffers: by dtype, each of shape (values of that dtype,).
+    """
 
     schema: AdapterSchema
     buffers: dict[str, Tensor]

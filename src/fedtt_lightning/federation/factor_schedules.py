@@ -78,6 +78,10 @@ class RotatingFactor(FactorSchedule):
     """The middle factors in turn: round t (from 0) trains number 2 + t mod (J - 2) of 1..J.
 
     With a `count` of k, the next k in the circle of middle factors.
+
+    Args:
+        count: how many middle factors train at a time.
+        biases: whether the biases that belong to tensor trains train and travel.
     """
 
     def choose(self, trains: list[list[str]], round: int, experiment: int) -> Collection[str]:
@@ -91,7 +95,12 @@ class RotatingFactor(FactorSchedule):
 
 
 class RandomFactor(FactorSchedule):
-    """Middle factors drawn anew each round, without replacement, for each train on its own."""
+    """Middle factors drawn anew each round, without replacement, for each train on its own.
+
+    Args:
+        count: how many middle factors train at a time.
+        biases: whether the biases that belong to tensor trains train and travel.
+    """
 
     def choose(self, trains: list[list[str]], round: int, experiment: int) -> Collection[str]:
         rng = generator_for(experiment, "factor", round)
@@ -132,6 +141,10 @@ class AdaptiveFactor(FactorSchedule):
 
     Largest in the Frobenius norm of the aggregated update, which the server holds anyway: nothing
     more is sent. A factor that has not trained yet goes first, in order, so each is tried once.
+
+    Args:
+        count: how many middle factors train at a time.
+        biases: whether the biases that belong to tensor trains train and travel.
     """
 
     def __init__(self, count: int = 1, biases: bool = True) -> None:

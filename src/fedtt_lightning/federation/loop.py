@@ -33,8 +33,7 @@ class FederatedLoop:
 
     The caller asks `open_round`, then for each visit `open_visit` (writes the global adapter into
     the tensors), trains, calls `advance` after each batch, takes `close_visit` and hands the
-    update to `accept`; `close_round` aggregates. Everything needed to go on from any batch is in
-    `state_dict`.
+    update to `accept`; `close_round` aggregates. `state_dict` is all it takes to go on from there.
 
     Args:
         planner: draws the rounds' visits.
@@ -43,6 +42,7 @@ class FederatedLoop:
         aggregation: how a round's updates become one.
         server: how that moves the global adapter.
         weighting: whether a client weighs its number of examples, or each the same.
+        below_min_clients: `skip` a round with too few finite updates, or `fail`.
         private: names that train but never travel; the global adapter keeps their first values.
         ranks: each client's TT or LoRA rank, int64 (clients,); the adapter's own if not given.
 

@@ -22,6 +22,8 @@ class Visit:
     """One client's local training in a round.
 
     Attributes:
+        round: number of the round, from 0.
+        client: number of the client, from 0.
         seed: key of all randomness of the visit, from (experiment, round, client).
         num_examples: size of the client's data, its weight in the average.
         batches_per_epoch: batches of one pass over the client's data.
@@ -65,6 +67,7 @@ class RoundPlan:
     longest visit has.
 
     Attributes:
+        round: its number, from 0.
         visits: clients that train and answer; none in a round that is skipped.
         dropped: clients that never answered.
         late: clients that answered after the deadline.
@@ -133,6 +136,7 @@ class RoundPlanner:
         experiment: the seed that keys everything.
         sizes: examples of each client.
         batches_per_epoch: gives the batches of one pass for a number of examples.
+        sampler: which clients take part in a round; all if not given.
         local_epochs: passes of a client over its data in a visit.
         local_steps: optimizer steps of a visit, in place of `local_epochs`.
         accumulate: batches that make one optimizer step.

@@ -28,7 +28,11 @@ class ShardedBackbone(SiloDDPStrategy):
     the processes of each node share the weights.
 
     All processes must run the model equally often, or they wait for each other forever. So each of
-    them predicts all examples, not a share. The arguments are those of SiloDDPStrategy.
+    them predicts all examples, not a share.
+
+    Args:
+        silos: number of silos; must divide the number of processes.
+        kwargs: as of DDPStrategy. `timeout` also limits how long silos wait for each other.
 
     Raises:
         ConfigError: before training, if torch is older, there is nothing to shard, it is quantized,

@@ -18,6 +18,12 @@ class FrozenInput:
 
     The adapter needs x there for one product only, g^T x = (g^T u) W^T + (g^T 1) b, with g as
     narrow as the rank. So x need not be kept where u is at hand.
+
+    Attributes:
+        weight: W of the frozen linear.
+        bias: its b, if it has one.
+        kept: the tensors that are kept for backward.
+        rebuild: makes u of them.
     """
 
     weight: Tensor

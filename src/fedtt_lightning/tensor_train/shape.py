@@ -28,6 +28,10 @@ class TTShape:
     Core `i` has shape (r_i, k_i, r_{i+1}) with k = in_modes + out_modes and r_0 = r_d = 1. The
     train splits on the boundary: cores of the input modes multiply to L (in x r), those of the
     output modes to R (r x out), and the matrix is L R.
+
+    Attributes:
+        in_modes: sizes whose product is in_features.
+        out_modes: sizes whose product is out_features.
     """
 
     in_modes: tuple[int, ...]

@@ -18,6 +18,9 @@ class Float16(UploadCodec):
 
     The relative error is at most 2^-11 down to 6e-5, and the absolute error 3e-8 below. Values
     beyond ±65504 are sent as that.
+
+    Args:
+        error_feedback: whether clients keep what was left out for later, see `UploadCodec`.
     """
 
     dtype = torch.float16
@@ -36,6 +39,9 @@ class BFloat16(Float16):
     """Sends each value of the update in bfloat16: 2 bytes, rounded to nearest.
 
     The relative error is at most 2^-8, over all of float32's range.
+
+    Args:
+        error_feedback: whether clients keep what was left out for later, see `UploadCodec`.
     """
 
     dtype = torch.bfloat16
@@ -48,6 +54,9 @@ class Int8(UploadCodec):
     becomes either, with the chances that make its expectation the value itself: stochastic
     rounding, unbiased (as in QSGD, arXiv 1610.02132, with the largest magnitude in place of the
     norm). The error is below one step.
+
+    Args:
+        error_feedback: whether clients keep what was left out for later, see `UploadCodec`.
     """
 
     def layout(self, schema: AdapterSchema) -> Layout:

@@ -22,6 +22,7 @@ class TopK(UploadCodec):
 
     Args:
         fraction: share of the values that is sent, at least one of them.
+        error_feedback: whether clients keep what was left out for later, see `UploadCodec`.
     """
 
     def __init__(self, fraction: float = 0.1, error_feedback: bool = True) -> None:
