@@ -53,6 +53,14 @@ def test_without_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     check(capsys.readouterr().out, tmp_path)
 
 
+def test_without_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer, module, data, _ = make_run(tmp_path, RoundReport(table=False), max_epochs=1)
+    trainer.fit(module, datamodule=data)
+    text = capsys.readouterr().out
+    assert "round 1/1" in text and "uploads" not in text
+    assert json.loads((tmp_path / "summary.json").read_text())["uploads"] == 3
+
+
 def test_above_the_rich_bar(tmp_path: Path) -> None:
     options = {"record": True, "force_terminal": True, "file": io.StringIO(), "width": 100}
     bar = RichProgressBar(console_kwargs=options)

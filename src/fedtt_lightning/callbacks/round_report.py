@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from fedtt_lightning.callbacks.bar_items import bar_items, show_on_bar
 from fedtt_lightning.callbacks.client_evaluation import ClientEvaluation
 from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.csv_file import write_csv
@@ -37,10 +38,15 @@ class RoundReport(Callback):
     in it; it is left out where PEFT knows no targets. Uploads are those of late clients and of
     skipped rounds too. The numbers are written to `summary.json` in `default_root_dir`, with the
     command, the versions, and the seconds of this `fit`, which began in `first_round` (from 1); the
-    examples of each label that clients train on to `partition.csv`.
+    examples of each label that clients train on to `partition.csv`. The progress bar shows the
+    round, who trains, the bytes up so far and ε as well.
+
+    Args:
+        table: print the table at the end; the files are written in any case.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, table: bool = True) -> None:
+        self.table = table
         self._validated = False
         self._moved = False  # by the aggregation rule in this round, perhaps without any client
         self._started = (0.0, 1)  # when, and in which round
@@ -48,12 +54,15 @@ class RoundReport(Callback):
 
     def _reset(self) -> None:
         self._totals = {"skipped_rounds": 0, "dropped": 0, "late": 0}
+        self._epsilon: dict[str, str] = {}  # of the last closed round
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            _communication(trainer)
+            comm = _communication(trainer)
             if trainer.current_epoch == 0:
                 self._reset()  # not the counts of an earlier fit
+            federation = find_federation(trainer)
+            show_on_bar(trainer, lambda: bar_items(federation.loop, comm) | self._epsilon)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = (time.monotonic(), trainer.current_epoch + 1)
@@ -92,9 +101,12 @@ class RoundReport(Callback):
         evaluation = _evaluation(trainer)
         if evaluation is not None and evaluation.round == trainer.current_epoch:
             parts += [f"{k} {v:.3f}" for k, v in client_scores(metrics).items()]
-        for name, what in (("dp/epsilon_max", "ε"), ("dp/central_epsilon_max", "central ε")):
-            if name in metrics:
-                parts.append(f"{what} {float(metrics[name]):.2f}")
+        self._epsilon = {
+            what: f"{float(metrics[name]):.2f}"
+            for name, what in (("dp/epsilon_max", "ε"), ("dp/central_epsilon_max", "central ε"))
+            if name in metrics
+        }
+        parts += [f"{what} {value}" for what, value in self._epsilon.items()]
         comm = _communication(trainer)
         for label, now, total in (
             ("up", comm.uploaded, comm.uploaded_total),
@@ -118,7 +130,8 @@ class RoundReport(Callback):
             return
         loop = find_federation(trainer).loop
         summary = run_summary(trainer, pl_module, loop, comm) | self._totals
-        _print(trainer, summary_table(summary))
+        if self.table:
+            _print(trainer, summary_table(summary))
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             start, first = self._started
             summary |= {"seconds": time.monotonic() - start, "first_round": first, **run_origin()}
