@@ -38,7 +38,7 @@ class ScriptedSilo:
     """Answers at its socket in a thread.
 
     `reply` may be changed at any time: it gets a Train and returns a message, bytes, or None for
-    no answer at all, as long as the silo lives.
+    no answer at all, as long as the silo lives; `hello`, too, which answers to Hello.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class ScriptedSilo:
         )
         self.tensors: dict[str, Tensor] = {}
         self.reply: Callable[[Train], Reply] = self.update
+        self.hello: Callable[[], Reply] = lambda: self.here
         self.heard: list[Message] = []
         self._server = LocalServer(path, 1 << 20)
         self._kept: list[Request] = []
@@ -86,7 +87,7 @@ class ScriptedSilo:
             self.heard.append(message)
             reply: Reply = message  # to Done and Refused
             if isinstance(message, Hello):
-                reply = self.here
+                reply = self.hello()
             elif isinstance(message, Train):
                 schema = AdapterSchema.of(self.tensors)
                 changed = unpack_names(message.changed, schema.names)

@@ -8,7 +8,7 @@ from time import sleep
 
 import pytest
 
-from fedtt_lightning.silo.messages import Done, Refused, Train, Update
+from fedtt_lightning.silo.messages import Done, Here, Refused, Train, Update
 from silo.scripted_federation import ALL, Between, Federation, same
 from toy_run import ROUNDS
 
@@ -113,3 +113,34 @@ def test_a_silo_that_comes_back_otherwise_is_refused(
     (told, *_) = [m.reason for m in federation.silos[0].heard if isinstance(m, Refused)]
     assert "client 0 has 7 rounds" in told
     assert f"client 0 is dropped: {told}" in capsys.readouterr().out
+
+
+def test_a_silo_that_fails_at_once_each_time_is_not_asked_until_the_deadline(
+    federation: Federation,
+) -> None:
+    federation.silos[0].reply = lambda ask: bytes(1 << 21)  # more than the server reads
+    found, record = federation.serve(rounds=1, grace=0.7)
+    assert same(found, federation.expected([[1, 2, 3]]))
+    assert record.rounds[0]["fed/clients_dropped"] == 1
+    assert 2 <= len(federation.silos[0].asks()) <= 5
+
+
+def test_others_are_asked_before_a_silo_has_said_who_it_is(federation: Federation) -> None:
+    others = Event()
+
+    def fail_first(ask: Train) -> Update | bytes:
+        return bytes(1 << 21) if ask.round == 0 else silo.update(ask)
+
+    def tell(ask: Train) -> Update:
+        if ask.round == 1:
+            others.set()
+        return federation.silos[1].update(ask)
+
+    def hesitate() -> Here:
+        assert not silo.asks() or others.wait(PATIENCE)
+        return silo.here
+
+    silo = federation.silos[0]
+    silo.reply, silo.hello, federation.silos[1].reply = fail_first, hesitate, tell
+    found, _ = federation.serve(grace=0, round_deadline=PATIENCE)
+    assert same(found, federation.expected([[1, 2, 3], ALL, ALL]))

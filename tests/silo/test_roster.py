@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -94,3 +95,13 @@ def test_one_that_has_gone_leaves_and_may_come_back(silos: list[ScriptedSilo]) -
     silos[0] = ScriptedSilo(silos[0].path, 0, EXAMPLES, SETTINGS)
     found.greet()
     assert sorted(found.joined) == [0, 1]
+
+
+def test_a_silo_without_a_word_holds_up_a_round_once(silos: list[ScriptedSilo]) -> None:
+    found, now = roster(silos), monotonic()
+    assert not found.is_patient({})
+    assert found.is_patient({0: now})
+    assert not found.is_patient({0: now - 11})
+    assert not found.is_patient({0: now})
+    assert found.is_patient({0: now, 1: now})
+    assert found.is_patient({0: now + 100})

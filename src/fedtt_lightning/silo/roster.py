@@ -10,7 +10,11 @@ from fedtt_lightning.errors import FederationError
 from fedtt_lightning.silo.messages import PROTOCOL, Done, Hello, Here, Refused, decode, encode
 from fedtt_lightning.silo.transport import Failure, Transport
 
-_GREETING = 10.0  # seconds a silo has to say who it is, which its worker does while it trains, too
+GREETING = 30.0
+"""Seconds a silo has to say who it is, which its worker does while it trains, too."""
+
+_PATIENCE = 10.0  # seconds of those for which a round is held up, when all others have answered,
+_SHUN = 100.0  # but not again in so many seconds
 _LARGEST_ANSWER = 1 << 20
 _TOO_MANY = 1 << 40  # examples that nobody has
 _PAUSE = 0.5
@@ -41,6 +45,7 @@ class Roster:
         self.trouble: dict[int, str] = {}
         self.joined: dict[int, int] = {}
         self.left: dict[int, float] = {}
+        self._shunned: dict[int, float] = {}  # until when
         self.examples = dict(enumerate(examples))
 
     def wait(self, timeout: float) -> None:
@@ -64,16 +69,32 @@ class Roster:
 
     def greet(self) -> None:
         """Ask the nodes that have not joined who they are, and forget those that are gone."""
+        online = self.look()
+        new = [node for node in online if node not in self.joined.values()]
+        refused = {}
+        for node, answer in self._transport.exchange(dict.fromkeys(new, self.hello), GREETING):
+            if (reason := self.admit(node, answer)) is not None:
+                refused[node] = reason
+        self._tell(refused)
+
+    def look(self) -> list[int]:
+        """Return the nodes that can be reached, and forget those that are gone."""
         online = self._transport.nodes()
         for client, node in list(self.joined.items()):
             if node not in online:
                 self.leave(client, "it has gone")
-        new = [node for node in online if node not in self.joined.values()]
-        refused = {}
-        for node, answer in self._transport.exchange(dict.fromkeys(new, self.hello), _GREETING):
-            if (reason := self.admit(node, answer)) is not None:
-                refused[node] = reason
-        self._tell(refused)
+        return online
+
+    def is_patient(self, greeted: Mapping[int, float]) -> bool:
+        """Tell whether a round is to be held up for clients that were greeted at these times.
+
+        One that is there and says nothing is waited for once, and not again for a while.
+        """
+        now = monotonic()
+        waited = {c: when for c, when in greeted.items() if self._shunned.get(c, 0.0) <= when}
+        ignored = {c: when for c, when in waited.items() if when + _PATIENCE <= now}
+        self._shunned |= {client: when + _SHUN for client, when in ignored.items()}
+        return len(ignored) < len(waited)
 
     def admit(self, node: int, answer: bytes | Failure) -> Refused | None:
         """Let a node join that has answered to `hello`, or return what it is to be told."""
@@ -102,7 +123,7 @@ class Roster:
         while True:
             new = [node for node in self._transport.nodes() if node not in told]
             letters = dict.fromkeys(new, encode(Done(run)))
-            for node, answer in self._transport.exchange(letters, _GREETING):
+            for node, answer in self._transport.exchange(letters, GREETING):
                 if not isinstance(answer, Failure):
                     told.add(node)
                     untold.discard(self._transport.silos[node])
@@ -173,5 +194,5 @@ class Roster:
 
     def _tell(self, refused: Mapping[int, Refused]) -> None:
         letters = {node: encode(message) for node, message in refused.items()}
-        for _ in self._transport.exchange(letters, _GREETING):
+        for _ in self._transport.exchange(letters, GREETING):
             pass
