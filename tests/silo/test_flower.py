@@ -1,4 +1,4 @@
-"""A federation on loopback of Flower's real processes, whose silos' workers echo."""
+"""Over Flower's real processes: who is let in, what becomes of payloads, and what may die."""
 
 import os
 import signal
@@ -9,108 +9,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic, sleep
 
+import numpy as np
 import pytest
 
 pytest.importorskip("flwr")
 
 from fedtt_lightning.errors import ConfigError, FederationError
-from fedtt_lightning.silo.certificates import write_certificates, write_node_key
-from fedtt_lightning.silo.flower_processes import free_port
-from fedtt_lightning.silo.flower_transport import FlowerTransport
-from fedtt_lightning.silo.local_socket import LocalServer
+from fedtt_lightning.silo.messages import Stage, Update, decode, encode
+from fedtt_lightning.silo.secure_answers import SecureAnswers
+from fedtt_lightning.silo.secure_collection import SecureCollection
+from fedtt_lightning.silo.secure_letters import write_integers
 from fedtt_lightning.silo.super_node import SuperNode
 from fedtt_lightning.silo.transport import Failure
+from silo.flower_federation import LIMIT, SILOS, Federation, Worker
+from silo.processes import processes_of
 
 pytestmark = [pytest.mark.flower, pytest.mark.processes]
 
-LIMIT = 1 << 20
-DEADLINE = 60.0  # of exchanges that are expected to be whole: a bound, not a measurement
-
-
-class Worker:
-    """A silo's worker that replies with its name and the payload backwards.
-
-    A payload that starts with `wait` gets its reply when `go` is set, `long` one that is too long.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.go = threading.Event()
-        self.waits = threading.Event()
-        self._end = threading.Event()
-        self._server = LocalServer(path, LIMIT)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._end.is_set():
-            request = self._server.receive(0.2)
-            if request is not None:
-                if request.payload.startswith(b"wait"):
-                    self.waits.set()
-                    self.go.wait(60)
-                more = bytes(LIMIT) if request.payload == b"long" else b""
-                request.reply(self.path.name.encode() + request.payload[::-1] + more)
-
-    def close(self) -> None:
-        self.go.set()
-        self._end.set()
-        self._thread.join(10)
-        self._server.close()
-
-
-class Federation:
-    """Two silos whose keys are registered, and files of a third whose key is not."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder = folder
-        (folder / "other").mkdir()
-        write_certificates(folder, ["127.0.0.1"], 1)
-        write_certificates(folder / "other", ["127.0.0.1"], 1)
-        for silo in range(3):
-            write_node_key(folder / f"silo-{silo}")
-        self.port = free_port()
-        self.transport = self.start_transport()
-        stack.callback(lambda: self.transport.close())
-        self.workers = [Worker(folder / "own" / str(silo)) for silo in range(2)]
-        for worker in self.workers:
-            stack.callback(worker.close)
-        self.super_nodes = [self.start_super_node(silo) for silo in range(2)]
-        for super_node in self.super_nodes:
-            stack.callback(super_node.close)
-        self.nodes = {silo: node for node, silo in self.transport.silos.items()}
-        self.wait_for(lambda: len(self.transport.nodes()) == 2)
-
-    def start_transport(self) -> FlowerTransport:
-        files = [self.folder / name for name in ("ca.crt", "server.crt", "server.key")]
-        keys = [self.folder / f"silo-{silo}.pub" for silo in range(2)]
-        return FlowerTransport("127.0.0.1", self.port, self.folder / "flower", *files, keys, LIMIT)
-
-    def start_super_node(self, silo: int, root: str = "ca.crt", patience: float = 60) -> SuperNode:
-        return SuperNode(
-            f"127.0.0.1:{self.port}",
-            self.folder / root,
-            self.folder / f"silo-{silo}",
-            self.folder / "own" / str(silo),
-            self.folder / f"flower-{silo}-{root[:2]}",
-            2 * LIMIT,  # as silos may be set up that mean ill
-            patience,
-        )
-
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        end = monotonic() + seconds
-        while not condition():
-            assert monotonic() < end, (self.folder / "flower/superlink.log").read_text()[-3000:]
-            sleep(0.2)
-
-    def exchange(self, payloads: dict[int, bytes], deadline: float) -> dict[int, bytes | Failure]:
-        """Exchange by the silos' numbers, and check that each answers once."""
-        sent = {self.nodes[silo]: payload for silo, payload in payloads.items()}
-        answers = list(self.transport.exchange(sent, deadline))
-        assert len(dict(answers)) == len(answers)
-        return {self.transport.silos[node]: answer for node, answer in answers}
+DEADLINE = 120.0  # of exchanges that are expected to be whole: a bound, not a measurement
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +44,7 @@ def test_registered_silos_answer(federation: Federation) -> None:
 
 
 def test_silos_that_are_not_let_in(federation: Federation) -> None:
-    with closing(federation.start_super_node(2)) as stranger:
+    with closing(federation.start_super_node(len(SILOS))) as stranger:
         federation.wait_for(lambda: stranger._process.has_said("[code: 2004]"))
         stranger._give_up_after = 0.0
         reason = r"no connection to 127.0.0.1:\d+ for 0 s \(the server does not know silo.key"
@@ -137,7 +54,7 @@ def test_silos_that_are_not_let_in(federation: Federation) -> None:
         reason = "cannot join .*: silo.root_certificate does not fit the server's certificate"
         with pytest.raises(FederationError, match=reason):
             federation.wait_for(lambda: deceived.check() or deceived.is_connected())
-    assert len(federation.transport.nodes()) == 2
+    assert len(federation.transport.nodes()) == len(SILOS)
 
 
 def test_an_absent_worker_is_a_failure_of_its_silo_alone(federation: Federation) -> None:
@@ -155,6 +72,38 @@ def test_an_answer_that_is_too_long_is_a_failure_of_its_silo_alone(federation: F
     assert answers == {0: Failure(reason), 1: b"1cba"}
 
 
+def test_a_secure_sum_survives_a_silo_that_drops_out(federation: Federation) -> None:
+    """Silo 2 vanishes when it is asked for its masked values, the pairwise masks of which stay."""
+    rows = np.random.default_rng(0).integers(0, 2**32, (3, 50), dtype=np.uint64)
+
+    def silo(client: int) -> Callable[[bytes], bytes | None]:
+        half = SecureAnswers(client, 3, 32, 2, federation.folder / f"note-{client}")
+        update = Update("run", 0, client, 5, None, 1.0, None, write_integers(rows[client], 32))
+
+        def answer(payload: bytes) -> bytes | None:
+            if payload == b"train":
+                return half.begin(encode(update))
+            stage = decode(payload, LIMIT)
+            assert isinstance(stage, Stage)
+            return None if (client, stage.stage) == (2, 2) else encode(half.answer(stage))
+
+        return answer
+
+    for client, worker in enumerate(federation.workers):
+        worker.answer = silo(client)
+    keys = {
+        client: decode(data, LIMIT).payload  # type: ignore[arg-type, union-attr]
+        for client, data in federation.exchange(dict.fromkeys(SILOS, b"train"), DEADLINE).items()
+    }
+    collection = SecureCollection(federation.transport, federation.nodes, "run", 0, 32, 50, 2)
+    total = collection.run(keys, DEADLINE)
+    for worker in federation.workers:
+        worker.answer = worker.echo
+    assert total.tolist() == ((rows[0] + rows[1]) % 2**32).tolist()
+    assert collection.members == [0, 1]
+    assert "hung up" in collection.lost[2]
+
+
 def test_a_late_answer_is_not_taken_for_the_next(federation: Federation) -> None:
     sent = {federation.nodes[0]: b"wait", federation.nodes[1]: b"abc"}
     answers = federation.transport.exchange(sent, DEADLINE)
@@ -165,18 +114,19 @@ def test_a_late_answer_is_not_taken_for_the_next(federation: Federation) -> None
     assert federation.exchange({0: b"next", 1: b"next"}, DEADLINE) == {0: b"0txen", 1: b"1txen"}
 
 
-def test_a_relay_and_a_super_node_that_died_are_replaced(federation: Federation) -> None:
-    super_node = federation.super_nodes[0]
+def test_an_app_a_relay_and_a_super_node_that_died_are_replaced(federation: Federation) -> None:
+    super_node, worker = federation.super_nodes[0], federation.workers[1]
     super_node._process.kill()
     super_node.check()
     assert not super_node.is_connected()
-    federation.workers[1].go.clear()
-    sent = {federation.nodes[1]: b"wait for the kill"}
-    threading.Timer(3, _kill_relay, [federation.transport]).start()
-    ((node, failure),) = list(federation.transport.exchange(sent, DEADLINE))
-    assert node == federation.nodes[1]
-    assert isinstance(failure, Failure) and "relay ended" in failure.reason
-    federation.workers[1].go.set()
+    for kill, reason in ((_kill_app, "ClientApp stopped"), (_kill_relay, "relay ended")):
+        worker.go.clear()
+        worker.waits.clear()
+        threading.Thread(target=_when_it_waits, args=(worker, kill, federation)).start()
+        failure = federation.exchange({1: b"wait for the kill"}, DEADLINE)[1]
+        assert isinstance(failure, Failure) and reason in failure.reason
+        worker.go.set()
+        assert federation.exchange({1: b"abc"}, DEADLINE) == {1: b"1cba"}
     federation.wait_for(lambda: super_node.check() or super_node.is_connected())
     assert federation.exchange({0: b"abc", 1: b"abc"}, DEADLINE) == {0: b"0cba", 1: b"1cba"}
 
@@ -196,11 +146,11 @@ def test_a_killed_super_link_ends_the_exchange_and_can_be_started_again(
         list(answers)
     federation.workers[0].go.set()
     federation.transport.close()
-    federation.wait_for(lambda: not processes_with(str(federation.port)))
+    federation.wait_for(lambda: not processes_of(federation.folder / "flower"))
     federation.transport = federation.start_transport()  # on the same port, which is free
     federation.nodes = {silo: node for node, silo in federation.transport.silos.items()}
     federation.wait_for(
-        lambda: _check(federation.super_nodes) and len(federation.transport.nodes()) == 2
+        lambda: _check(federation.super_nodes) and len(federation.transport.nodes()) == len(SILOS)
     )
 
 
@@ -208,23 +158,12 @@ def test_a_silo_runs_no_app_but_its_own(federation: Federation) -> None:
     app = federation.folder / "flower/app"
     project = (app / "pyproject.toml").read_text()
     (app / "pyproject.toml").write_text(project.replace("Carries", "Steals"))
-    _kill_relay(federation.transport)
+    _kill_relay(federation)
     list(federation.transport.exchange({federation.nodes[0]: b"abc"}, 1))  # starts the other app
     assert federation.exchange({0: b"abc"}, 8) == {}
     with pytest.raises(FederationError, match=r"cannot join .*: install one version"):
         federation.wait_for(lambda: federation.super_nodes[0].check() is not None)
     federation.super_nodes[1].check()
-
-
-def processes_with(port: str) -> list[str]:
-    """Return the command lines of living SuperLinks and relays at `port`."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if port in line and ("flower_main superlink" in line or "flwr-serverapp" in line):
-                found.append(line)
-    return found
 
 
 def _check(super_nodes: list[SuperNode]) -> bool:
@@ -233,8 +172,21 @@ def _check(super_nodes: list[SuperNode]) -> bool:
     return all(super_node.is_connected() for super_node in super_nodes)
 
 
-def _kill_relay(transport: FlowerTransport) -> None:
-    connection = transport._connection
+def _when_it_waits(
+    worker: Worker, kill: Callable[[Federation], None], federation: Federation
+) -> None:
+    assert worker.waits.wait(DEADLINE)
+    kill(federation)
+
+
+def _kill_app(federation: Federation) -> None:
+    """Kill the app that hands silo 1's worker a message."""
+    (app,) = processes_of(federation.folder / "flower-1-ca", "flwr-clientapp")
+    os.kill(app, signal.SIGKILL)
+
+
+def _kill_relay(federation: Federation) -> None:
+    connection = federation.transport._connection
     assert connection is not None
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     with suppress(ProcessLookupError):

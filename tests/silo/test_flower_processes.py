@@ -13,6 +13,7 @@ import pytest
 
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.silo.flower_processes import check_flower, check_port, environment, free_port
+from silo.processes import processes_of
 
 needs_flower = pytest.mark.skipif(find_spec("flwr") is None, reason="flwr is not installed")
 
@@ -90,23 +91,11 @@ def test_a_killed_parent_takes_flower_with_it(tmp_path: Path) -> None:
     try:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"up\n"
-        assert len(_of_home(tmp_path)) >= 2  # the SuperNode and its helper
+        assert len(processes_of(tmp_path)) >= 2  # the SuperNode and its helper
     finally:
         os.kill(parent.pid, signal.SIGKILL)
         parent.communicate(timeout=10)
     end = monotonic() + 20
-    while left := _of_home(tmp_path):
+    while left := processes_of(tmp_path):
         assert monotonic() < end, left
         sleep(0.1)
-
-
-def _of_home(home: Path) -> list[int]:
-    """Return the processes whose Flower folder is `home`."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"FLWR_HOME={home}\0".encode() in file.read_bytes():
-                found.append(int(file.parent.name))
-        except OSError:
-            continue
-    return found

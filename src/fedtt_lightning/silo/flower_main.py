@@ -11,6 +11,9 @@ Flower 1.41 leaves open what is closed here, all of it seen in 1.41.0:
 - A SuperNode that finds no server tries again after pauses of up to 20 s. Here 4 s.
 - A SuperNode that was killed is refused until its last heartbeat is 60 s old. Here 20 s.
 - A SuperNode that gives up lives on without a connection. Here it ends.
+- A SuperNode misses an app that was killed only 60 s after its last heartbeat. Here 30 s.
+- A SuperNode waits for ever for an answer if the app was killed while it took the message or gave
+  the answer. Here it ends with the message's lifetime, and is started again.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
@@ -34,6 +38,8 @@ PARENT_VARIABLE = "FEDTT_PARENT"
 _POLL = 1.0
 _RETRY = 4  # seconds
 _HEARTBEAT = 10  # seconds, the least that Flower allows
+_PATIENCE = 1  # times 30 s; an app's heart beats each 23 s at the latest
+_SLACK = 5.0  # seconds that a message is waited for beyond its lifetime
 _ESTABLISHED = "01"
 _PR_SET_PDEATHSIG = 1
 
@@ -104,6 +110,7 @@ def _normal(entry: str) -> tuple[str, int]:
 def run_supernode() -> None:
     """Run Flower's SuperNode, which starts no app but ours."""
     from flwr.supercore import heartbeat
+    from flwr.supercore.corestate import in_memory_corestate
     from flwr.supercore.retry import http_retry
     from flwr.supernode import fleet_http_connection
     from flwr.supernode import main as runtime
@@ -127,6 +134,18 @@ def run_supernode() -> None:
     http_retry.MAX_RETRY_DELAY = _RETRY
     heartbeat.HEARTBEAT_DEFAULT_INTERVAL = _HEARTBEAT
     fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = _HEARTBEAT
+    in_memory_corestate.HEARTBEAT_PATIENCE = _PATIENCE
+    push = internal._push_messages
+
+    def push_in_time(state: Any, **more: Any) -> None:  # called once a message was taken
+        lifetime = max(entry.message.metadata.ttl for entry in state.msg_store.values())
+        timer = threading.Timer(lifetime + _SLACK, os._exit, [1])
+        timer.daemon = True
+        timer.start()
+        push(state=state, **more)
+        timer.cancel()
+
+    internal._push_messages = push_in_time
     flower_supernode()
     os._exit(1)  # it returns only when it gave up, and its other threads would keep it alive
 

@@ -91,6 +91,7 @@ class FlowerProcess:
     ) -> None:
         command = [sys.executable, "-P", "-m", "fedtt_lightning.silo.flower_main", which]
         self.log = log
+        self._said: set[str] = set()  # what was found in the log, which may grow for weeks
         log.unlink(missing_ok=True)  # helpers of an earlier process may still write to that one
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -108,7 +109,9 @@ class FlowerProcess:
 
     def has_said(self, words: str) -> bool:
         """Tell whether the process has printed `words`."""
-        return words.encode() in self.log.read_bytes()
+        if words not in self._said and words.encode() in self.log.read_bytes():
+            self._said.add(words)
+        return words in self._said
 
     def last_words(self) -> str:
         """Return the last line that it printed and that says something."""
