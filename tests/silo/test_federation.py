@@ -46,6 +46,7 @@ class Federation:
                 assert old in text
                 text = text.replace(old, new)
             file.write_text(text)
+        text = (folder / "federation.yaml").read_text()
         (folder / "fit.yaml").write_text(text[text.index("seed_everything") :])
 
     def start(self, command: str, config: str, *more: str) -> int:

@@ -72,8 +72,21 @@ def test_the_readme_s_commands_parse_and_name_files_that_fit(folder: Path) -> No
             check_node_key(Path(silo["key"]))
             for key in ("model", "federation", "seed_everything", "data"):
                 assert config[key] == server[key]
+            assert config["trainer"]["limit_val_batches"] == 0
+        assert server["trainer"]["limit_val_batches"] is None
     folders = [config["trainer"]["default_root_dir"] for config in (server, *silos)]
     assert len(set(folders)) == 3
+
+
+def test_silos_whose_updates_are_added_in_secret(tmp_path: Path) -> None:
+    assert main(["new-federation", str(tmp_path / "out"), "--silos", "3", "--secure"]) == 0
+    commands = [f"silo --config silo-{silo}.yaml" for silo in range(3)]
+    for command in ("serve --config federation.yaml", *commands):
+        shown = _shown(tmp_path / "out", f"python -m fedtt_lightning {command}")
+        assert shown[command.split()[0]]["secure_aggregation"] is True
+        aggregation = shown["federation"]["aggregation"]
+        assert aggregation["class_path"].endswith("SecureMean")
+        assert aggregation["init_args"]["clients"] == 3
 
 
 @pytest.mark.parametrize(
@@ -83,6 +96,7 @@ def test_the_readme_s_commands_parse_and_name_files_that_fit(folder: Path) -> No
         (["out", "--silos", "0"], "--silos is 0, but must be from 1 to 10000"),
         (["out", "--silos", "2", "--port", "70000"], "--port is 70000, but must be from 1 to"),
         (["out", "--silos", "2", "--days", "0"], "--days is 0, but must be from 1 to"),
+        (["out", "--silos", "1", "--secure"], "--secure hides nothing in a sum over one silo"),
         (["out", "--silos", "2", "--host", "a b"], "--host is 'a b', which is no name or address"),
         (["/proc/out", "--silos", "2"], "cannot write /proc/out: "),
         ([".", "--silos", "2"], "cannot write . (Device or resource busy): name a folder that"),

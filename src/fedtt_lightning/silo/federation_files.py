@@ -10,7 +10,7 @@ trainer:
   accelerator: cpu
   default_root_dir: {folder}
   num_sanity_val_steps: 0
-  enable_model_summary: false
+{validation}  enable_model_summary: false
   callbacks:
     - class_path: fedtt_lightning.callbacks.Communication
     - class_path: fedtt_lightning.callbacks.RoundReport
@@ -18,7 +18,7 @@ trainer:
 
 federation:
   local_epochs: 1                     # passes of a silo over its data in a round
-
+{aggregation}
 model:
   class_path: fedtt_lightning.SequenceClassifier
   init_args:
@@ -42,6 +42,19 @@ data:                                 # an example: {whose}
         alpha: 1.0
 """
 
+_NO_VALIDATION = """\
+  limit_val_batches: 0                # a silo that validates does so before it answers
+"""
+
+_SUMS = """\
+  aggregation:                        # the server learns the sum of the silos' updates alone
+    class_path: fedtt_lightning.federation.SecureMean
+    init_args:
+      range: 1.0                      # largest magnitude of a value of an update
+      clients: {silos}
+      max_weight: 10000.0             # the most examples of a silo
+"""
+
 _SERVER = """\
 # python -m fedtt_lightning serve --config federation.yaml
 # The server of {silos} silos. It needs certificates/ and the silos' public keys, keys/*.pub.
@@ -56,7 +69,7 @@ serve:
 {keys}
   round_deadline: 600                 # seconds a round's silos have to answer
   join_timeout: 600                   # seconds to wait for silos
-
+{secure}
 """
 
 _SILO = """\
@@ -70,7 +83,7 @@ silo:
   key: keys/silo-{silo}
   socket: sockets/silo-{silo}/worker
   give_up_after: 3600                 # seconds without the server
-
+{secure}
 """
 
 _README = """\
@@ -106,19 +119,34 @@ The certificates are valid for {days} days. The clocks of server and silos may d
 """
 
 
-def server_config(silos: int, host: str, port: int) -> str:
-    """Return the server's config: it listens on `host`:`port` for so many silos."""
+def server_config(silos: int, host: str, port: int, secure: bool) -> str:
+    """Return the server's config: it listens on `host`:`port` for so many silos.
+
+    Args:
+        secure: whether it is to learn sums of updates alone.
+    """
     keys = "\n".join(f"    - keys/silo-{silo}.pub" for silo in range(silos))
-    top = _SERVER.format(silos=silos, host=host, port=port, keys=keys)
+    top = _SERVER.format(silos=silos, host=host, port=port, keys=keys, secure=_switch(secure))
     whose = "what the server validates on"
-    return top + _EXPERIMENT.format(folder="runs/server", silos=silos, whose=whose)
+    return top + _experiment("runs/server", silos, whose, secure)
 
 
-def silo_config(silo: int, silos: int, server: str) -> str:
+def silo_config(silo: int, silos: int, server: str, secure: bool) -> str:
     """Return the config of one of `silos` silos, which finds its server at `server`."""
-    top = _SILO.format(silo=silo, silos=silos, server=server)
+    top = _SILO.format(silo=silo, silos=silos, server=server, secure=_switch(secure))
     whose = f"part {silo} of {silos} of it is this silo's"
-    return top + _EXPERIMENT.format(folder=f"runs/silo-{silo}", silos=silos, whose=whose)
+    return top + _experiment(f"runs/silo-{silo}", silos, whose, secure, _NO_VALIDATION)
+
+
+def _switch(secure: bool) -> str:
+    return "  secure_aggregation: true            # at the server and all silos\n" if secure else ""
+
+
+def _experiment(folder: str, silos: int, whose: str, secure: bool, validation: str = "") -> str:
+    aggregation = _SUMS.format(silos=silos) if secure else ""
+    return _EXPERIMENT.format(
+        folder=folder, silos=silos, whose=whose, aggregation=aggregation, validation=validation
+    )
 
 
 def readme(silos: int, host: str, days: int) -> str:

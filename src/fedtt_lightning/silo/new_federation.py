@@ -43,9 +43,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--days", type=int, default=365, help="that the certificates are valid (default: 365)"
     )
+    parser.add_argument(
+        "--secure", action="store_true", help="let the server learn only the sum of the updates"
+    )
     try:
         args = parser.parse_args(argv)
-        write_federation(args.folder, args.silos, args.host or [_LOCAL], args.port, args.days)
+        hosts = args.host or [_LOCAL]
+        write_federation(args.folder, args.silos, hosts, args.port, args.days, args.secure)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -53,7 +57,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def write_federation(folder: Path, silos: int, hosts: list[str], port: int, days: int) -> None:
+def write_federation(
+    folder: Path, silos: int, hosts: list[str], port: int, days: int, secure: bool = False
+) -> None:
     """Write a federation's folder, whole or not at all.
 
     Args:
@@ -62,6 +68,7 @@ def write_federation(folder: Path, silos: int, hosts: list[str], port: int, days
         hosts: names and addresses of the server; its certificate holds them all.
         port: of the server.
         days: that the certificates are valid.
+        secure: whether the server is to learn sums of updates alone.
 
     Raises:
         ConfigError: a number that makes no sense, a folder that cannot be written, or no Flower.
@@ -73,6 +80,8 @@ def write_federation(folder: Path, silos: int, hosts: list[str], port: int, days
     ):
         if not 1 <= value <= most:
             raise ConfigError(f"{name} is {value}, but must be from 1 to {most}")
+    if secure and silos < 2:
+        raise ConfigError("--secure hides nothing in a sum over one silo: give it two or more")
     for host in hosts:
         if not _HOST.fullmatch(host):
             raise ConfigError(f"--host is {host!r}, which is no name or address")
@@ -93,10 +102,10 @@ def write_federation(folder: Path, silos: int, hosts: list[str], port: int, days
         write_certificates(partial / "certificates", hosts, days)
         for silo in range(silos):
             write_node_key(partial / "keys" / f"silo-{silo}")
-            text = silo_config(silo, silos, f"{hosts[0]}:{port}")
+            text = silo_config(silo, silos, f"{hosts[0]}:{port}", secure)
             (partial / f"silo-{silo}.yaml").write_text(text, encoding="utf-8")
         listen = _LOCAL if all(host in (_LOCAL, "localhost") for host in hosts) else "0.0.0.0"
-        text = server_config(silos, listen, port)
+        text = server_config(silos, listen, port, secure)
         (partial / "federation.yaml").write_text(text, encoding="utf-8")
         (partial / "README.md").write_text(readme(silos, hosts[0], days), encoding="utf-8")
         try:
