@@ -18,6 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from fedtt_lightning.callbacks import FederatedRounds, PredictionFile
 from fedtt_lightning.callbacks.lanes import is_lost_process
 from fedtt_lightning.cli_errors import one_line
+from fedtt_lightning.cli_logging import RunConfig, default_logger
 from fedtt_lightning.errors import ConfigError, FedTTError
 from fedtt_lightning.modules import CausalLM, SequenceClassifier  # noqa: F401 - bare names
 from fedtt_lightning.strategies import ShardedBackbone, SiloDDPStrategy  # noqa: F401 - bare names
@@ -53,6 +54,7 @@ class FederatedCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "python -m fedtt_lightning",
@@ -81,6 +83,10 @@ class FederatedCLI(LightningCLI):
             raise ConfigError(one_line(str(error), options, args)) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self._get(self.config_init, "trainer.logger") in (None, True):
+            kwargs["logger"] = default_logger(
+                self._get(self.config_init, "trainer.default_root_dir")
+            )
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:  # what Lightning says of a strategy or accelerator
