@@ -95,6 +95,24 @@ def test_a_silo_that_vanishes_in_its_visit_is_asked_again_while_others_train(
     assert federation.silos[0].asks()[0] == first.asks()[1]
 
 
+def test_a_silo_that_is_back_may_take_the_grace_to_say_who_it_is(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedtt_lightning.silo.roster._PATIENCE", 0.1)  # of strangers
+
+    def hesitate() -> Here:
+        if first.asks():
+            sleep(0.7)
+        return first.here
+
+    first = federation.silos[0]
+    federation.silos[0].hello = hesitate
+    first.reply = lambda ask: first.update(ask) if len(first.asks()) > 2 else bytes(1 << 21)
+    found, record = federation.serve(grace=PATIENCE)
+    assert same(found, federation.expected([ALL] * ROUNDS))
+    assert record.rounds[0]["fed/clients_dropped"] == 0
+
+
 def test_a_silo_that_comes_back_otherwise_is_refused(
     federation: Federation, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,7 +70,7 @@ class Inquiry:
             else:
                 self._absent.add(client)
         look = 0.0
-        while self._asked or self._absent or self._roster.is_patient(self._greeted):
+        while self._asked or self._absent or self._awaits_greeted():
             if (now := monotonic()) >= self._end:
                 break
             if now >= look and self._absent:
@@ -91,6 +91,15 @@ class Inquiry:
                 lifetime = min(self._end - now, GREETING)
                 self._transport.send(node, self._roster.hello, lifetime)
         self._drop({client for client in self._absent if self._is_over(client)})
+
+    def _awaits_greeted(self) -> bool:
+        """Tell whether a silo that has not yet said who it is holds up the round.
+
+        One that has only just gone may take the whole grace: its machine may be busy starting it.
+        """
+        if not all(map(self._is_over, self._greeted)):
+            return True
+        return self._roster.is_patient(self._greeted)
 
     def _is_over(self, client: int) -> bool:
         """Tell whether a client that is absent has been so for longer than the grace."""
