@@ -25,6 +25,15 @@ class TTAdapterConfig(PeftConfig):
     Raises ConfigError for values that no model could take; what depends on the model (ranks, modes,
     targets) is checked by `get_peft_model`. That call writes the resolved `target_modules` and, for
     PEFT's task classes, entries in `modules_to_save` into the config, as PEFT's own methods do.
+
+    Examples:
+        >>> from peft import get_peft_model
+        >>> from transformers import BertConfig, BertModel
+        >>> sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+        >>> bert = BertModel(BertConfig(vocab_size=50, num_attention_heads=2, **sizes))
+        >>> model = get_peft_model(bert, TTAdapterConfig(rank=4, bottleneck=16))
+        >>> sum(p.numel() for p in model.parameters() if p.requires_grad)
+        2112
     """
 
     tensorized: bool = field(

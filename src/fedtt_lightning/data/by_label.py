@@ -56,6 +56,13 @@ class LabelShares(Partitioner):
         shares: `shares[client][class]`, rows summing to 1.
         level: `mild` or `severe`, in place of `shares`: the rows of `level_shares`.
         seed: of this division, in place of the experiment's.
+
+    Examples:
+        >>> labels = np.array([0, 1] * 150)
+        >>> examples = Examples(range(300), lambda: labels)
+        >>> partition = LabelShares(level="severe")(examples, 3, np.random.default_rng(0))
+        >>> [np.bincount(labels[rows]).tolist() for rows in partition]
+        [[5, 95], [95, 5], [50, 50]]
     """
 
     def __init__(

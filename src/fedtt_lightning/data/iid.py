@@ -41,6 +41,11 @@ class BySize(Partitioner):
         exponent: s >= 0 of Zipf's law, in place of `shares`: client k holds a share proportional
             to (k + 1)^-s.
         seed: of this division, in place of the experiment's.
+
+    Examples:
+        >>> divide = BySize(shares=[3, 2, 1])
+        >>> divide(Examples(range(60)), 3, np.random.default_rng(0)).sizes.tolist()
+        [30, 20, 10]
     """
 
     def __init__(

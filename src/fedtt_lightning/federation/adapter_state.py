@@ -114,6 +114,14 @@ class AdapterState:
     Attributes:
         schema: names, shapes and dtypes.
         buffers: by dtype, each of shape (values of that dtype,).
+
+    Examples:
+        >>> state = AdapterState.capture({"core": torch.ones(2, 3), "bias": torch.zeros(2)})
+        >>> state.schema.names, state.schema.nbytes
+        (('core', 'bias'), 32)
+        >>> again = AdapterState.from_bytes(state.to_bytes(), state.schema)
+        >>> again.tensors()["core"].shape
+        torch.Size([2, 3])
     """
 
     schema: AdapterSchema

@@ -82,6 +82,14 @@ class RotatingFactor(FactorSchedule):
     Args:
         count: how many middle factors train at a time.
         biases: whether the biases that belong to tensor trains train and travel.
+
+    Examples:
+        >>> names = [f"up_core_{i}" for i in range(5)]
+        >>> for round in range(3):
+        ...     print(sorted(RotatingFactor().trained(names, round)))
+        ['up_core_0', 'up_core_1', 'up_core_4']
+        ['up_core_0', 'up_core_2', 'up_core_4']
+        ['up_core_0', 'up_core_3', 'up_core_4']
     """
 
     def choose(self, trains: list[list[str]], round: int, experiment: int) -> Collection[str]:

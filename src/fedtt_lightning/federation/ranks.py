@@ -34,6 +34,10 @@ class RankList(ClientRanks):
 
     Args:
         ranks: client c has rank `ranks[c % len(ranks)]`.
+
+    Examples:
+        >>> RankList([1, 4]).ranks(experiment=0, num_clients=5).tolist()
+        [1, 4, 1, 4, 1]
     """
 
     def __init__(self, ranks: Sequence[int]) -> None:

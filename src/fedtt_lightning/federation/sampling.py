@@ -48,6 +48,11 @@ class UniformSampler(ClientSampler):
 
     Args:
         clients_per_round: size of the cohort; all clients if not given.
+
+    Examples:
+        >>> sampler, sizes = UniformSampler(clients_per_round=3), np.full(10, 50)
+        >>> [sampler.cohort(experiment=0, round=t, sizes=sizes) for t in range(2)]
+        [(0, 8, 9), (1, 2, 4)]
     """
 
     def __init__(self, clients_per_round: int | None = None) -> None:

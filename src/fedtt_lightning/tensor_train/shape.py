@@ -32,6 +32,13 @@ class TTShape:
     Attributes:
         in_modes: sizes whose product is in_features.
         out_modes: sizes whose product is out_features.
+
+    Examples:
+        >>> shape = TTShape.choose(768, 64)
+        >>> shape.modes, shape.split
+        ((8, 8, 12, 8, 8), 3)
+        >>> shape.num_parameters(rank=5), 768 * 64
+        (780, 49152)
     """
 
     in_modes: tuple[int, ...]

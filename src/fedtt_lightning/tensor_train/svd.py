@@ -18,6 +18,15 @@ def tt_svd(matrix: Tensor, shape: TTShape, rank: int) -> list[Tensor]:
     its corollary), d being the number of modes. Inner ranks are min(rank, what the unfolding
     allows), so they may be smaller than `rank` near the ends. Exact if every unfolding has rank <=
     `rank`. Raises ConfigError if the matrix or the rank does not fit `shape`.
+
+    Examples:
+        >>> from fedtt_lightning.tensor_train import to_dense
+        >>> matrix = torch.arange(36.0).reshape(6, 6)
+        >>> cores = tt_svd(matrix, TTShape((2, 3), (3, 2)), rank=2)
+        >>> [tuple(core.shape) for core in cores]
+        [(1, 2, 2), (2, 3, 2), (2, 3, 2), (2, 2, 1)]
+        >>> torch.allclose(to_dense(cores, 2), matrix, atol=1e-4)
+        True
     """
     if tuple(matrix.shape) != (shape.in_features, shape.out_features):
         raise ConfigError(

@@ -18,6 +18,18 @@ class AllUpdates(AggregationRule):
 
     Keeps them in float64: memory of cohort × adapter. They are taken in the order of the clients'
     numbers, so that the result does not depend on the order in which they arrive.
+
+    Examples:
+        >>> class Midrange(AllUpdates):
+        ...     def combine(self, updates):
+        ...         return (updates.amin(0) + updates.amax(0)) / 2
+        >>> rule = Midrange()
+        >>> start = AdapterState.capture({"core": torch.zeros(2)})
+        >>> for client, change in enumerate([[1, 0], [2, 0], [9, 4]]):
+        ...     update = AdapterState.capture({"core": torch.tensor(change, dtype=torch.float64)})
+        ...     rule.add(client, start, update, weight=1.0)
+        >>> rule.result(start).tensors()["core"].tolist()
+        [5.0, 2.0]
     """
 
     def __init__(self) -> None:

@@ -57,6 +57,16 @@ class Int8(UploadCodec):
 
     Args:
         error_feedback: whether clients keep what was left out for later, see `UploadCodec`.
+
+    Examples:
+        >>> from fedtt_lightning.federation import AdapterState
+        >>> update = AdapterState.capture({"core": torch.linspace(-1, 1, 1000)})
+        >>> codec = Int8()
+        >>> codec.message_nbytes(update.schema), len(update.to_bytes())
+        (1228, 4168)
+        >>> read = codec.decode(codec.encode(update, key=0)).tensors()["core"]
+        >>> bool((read - update.tensors()["core"]).abs().max() < 1 / 127)
+        True
     """
 
     def layout(self, schema: AdapterSchema) -> Layout:
