@@ -27,12 +27,14 @@ PACKAGES = {
     "tensor_train": "Tensor trains",
     "report": "Reports",
 }
-# Which key of a config takes the classes of which base.
+# Which key of a config takes the classes of which base, Lightning's and PEFT's included.
 HOMES = {
     **KEYS,
-    "FixedPointCodec": "federation.aggregation.codec",
-    "PeftConfig": "model.peft",
+    "BasePredictionWriter": "trainer.callbacks",
     "DDPStrategy": "trainer.strategy",
+    "FixedPointCodec": "federation.aggregation.codec",
+    "ModelCheckpoint": "trainer.callbacks",
+    "PeftConfig": "model.peft",
 }
 # Keys that are no class to choose: what is under them are the arguments of one.
 SINGLE = {
