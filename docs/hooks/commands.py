@@ -38,9 +38,9 @@ def commands_page() -> str:
 
 
 def _printed(command: list[str]) -> str:
-    """Return what a command prints with --help, in lines of 96."""
+    """Return what a command prints with --help, in lines of 88."""
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "96"
+    os.environ["COLUMNS"] = "88"
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):

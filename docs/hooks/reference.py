@@ -47,8 +47,8 @@ _KEYS_INTRO = """# Config keys
 
 What a config file holds, and what is an option on the command line, too:
 `--federation.local_epochs 2`. A key that takes a class is given as `class_path` and `init_args` in
-a file, and on the command line as `--federation.sampler PoissonSampler
---federation.sampler.rate 0.1`. Your own classes are named by their import path.
+a file, and on the command line as `--federation.sampler PoissonSampler`, followed by
+`--federation.sampler.rate 0.1`. Your own classes are named by their import path.
 
 All of Lightning's keys are there as well:
 [`trainer`](https://lightning.ai/docs/pytorch/stable/common/trainer.html) (of which `max_epochs` are
