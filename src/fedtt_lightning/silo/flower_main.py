@@ -8,7 +8,7 @@ Flower 1.41 leaves open what is closed here, all of it seen in 1.41.0:
 - A SuperNode hands its messages to any user of its machine, and takes their answers. Here not.
 - A SuperNode runs any app that its SuperLink sends. Here it runs that of `flower_app` only.
 - A SuperNode that found no message sleeps for 3 s. Here it sleeps for 1 s.
-- A SuperNode that finds no server tries again after pauses of up to 20 s. Here 4 s.
+- A SuperNode that finds no server, or loses it, tries again after pauses of up to 20 s. Here 4 s.
 - A SuperNode that was killed is refused until its last heartbeat is 60 s old. Here 20 s.
 - A SuperNode that gives up lives on without a connection. Here it ends.
 - A SuperNode misses an app that was killed only 60 s after its last heartbeat. Here 30 s.
@@ -132,6 +132,8 @@ def run_supernode() -> None:
     runtime.create_app = lambda *args, **options: OwnProcessesOnly(create(*args, **options))
     internal.time = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, _POLL)))
     http_retry.MAX_RETRY_DELAY = _RETRY
+    pauses = heartbeat.exponential
+    heartbeat.exponential = lambda max_delay: pauses(max_delay=min(max_delay, _RETRY))
     heartbeat.HEARTBEAT_DEFAULT_INTERVAL = _HEARTBEAT
     fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = _HEARTBEAT
     in_memory_corestate.HEARTBEAT_PATIENCE = _PATIENCE
