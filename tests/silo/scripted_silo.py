@@ -47,7 +47,7 @@ class ScriptedSilo:
         self.path = path
         self.client = client
         self.here = Here(
-            __version__, PROTOCOL, client, len(examples), examples[client], dict(settings)
+            __version__, PROTOCOL, client, len(examples), examples[client], dict(settings), None
         )
         self.tensors: dict[str, Tensor] = {}
         self.reply: Callable[[Train], Reply] = self.update

@@ -20,7 +20,7 @@ class Silo:
     def __init__(self, path: str) -> None:
         self.path = path
         self.server = LocalServer(path, LIMIT)
-        self.asks = Asks(self.server, LIMIT, Here("1", 1, 0, 2, 5, {}), None, None, -1)
+        self.asks = Asks(self.server, LIMIT, Here("1", 1, 0, 2, 5, {}, None), None, None, -1)
         self.pool = ThreadPoolExecutor()
 
     def say(self, round: int) -> tuple[Train, Future[Message]]:

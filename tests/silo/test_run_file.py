@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.silo.run_file import FederationFile
+from fedtt_lightning.silo.run_file import FederationFile, hold_folder
 
 
 def test_a_folder_keeps_its_run_and_another_has_another(tmp_path: Path) -> None:
@@ -18,6 +18,14 @@ def test_a_folder_keeps_its_run_and_another_has_another(tmp_path: Path) -> None:
     known.save(tmp_path / "a")
     assert FederationFile.open(tmp_path / "a") == known
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["federation.json"]
+
+
+def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
+    held = hold_folder(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"another server or silo runs in .*default_root_dir"):
+        hold_folder(tmp_path / "a")
+    held.close()
+    hold_folder(tmp_path / "a").close()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"run": "x"}', '{"run": "x", "examples": [""]}'])

@@ -180,3 +180,40 @@ def test_a_checkpoint_of_another_run_is_refused(federation: Federation) -> None:
     (federation.folder / "server" / "federation.json").unlink()
     with pytest.raises(ConfigError, match="the checkpoint is of run"):
         federation.serve(rounds=1)
+
+
+LESS = (
+    "its privacy has cost epsilon 0.5 so far, but 3 before: give it back the trainer.default_root"
+)
+
+
+def test_a_silo_that_has_spent_less_than_before_is_refused(federation: Federation) -> None:
+    def forget(ask: Train) -> Update:
+        epsilon = [3.0, 0.5, 1.0][ask.round]
+        silo.here = replace(silo.here, epsilon=epsilon)
+        return replace(silo.update(ask), epsilon=epsilon)
+
+    silo = federation.silos[2]
+    silo.reply = forget
+    found, record = federation.serve()
+    assert same(found, federation.expected([ALL, [0, 1, 3], [0, 1, 3]]))
+    assert [record.rounds[r]["fed/clients_rejected"] for r in range(ROUNDS)] == [0, 1, 0]
+    assert record.rounds[2]["dp/silo_epsilon_max"] == 3
+    (told,) = [message.reason for message in silo.heard if isinstance(message, Refused)]
+    assert LESS in told and len(silo.asks()) == 2
+
+
+def test_a_server_that_is_started_again_knows_what_silos_have_spent(
+    federation: Federation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop() -> None:
+        raise RuntimeError
+
+    silo = federation.silos[2]
+    silo.reply = lambda ask: replace(silo.update(ask), epsilon=3.0)
+    with pytest.raises(RuntimeError):
+        federation.serve(Between({1: stop}))
+    silo.here = replace(silo.here, epsilon=0.5)
+    found, _ = federation.serve(join_timeout=0.5)
+    assert same(found, federation.expected([ALL, [0, 1, 3], [0, 1, 3]]))
+    assert f"client 2 is refused: it says that {LESS}" in capsys.readouterr().out

@@ -107,6 +107,8 @@ def test_privacy_is_charged_for_what_was_sent(forks: Forks, socket: str, tmp_pat
         forks.wait(pid)
         pid = forks.start(SILO, tmp_path, socket=socket, private=True)
         assert server.say(server.request(round)) == update
+        here = server.say(Hello("run-1"))
+        assert isinstance(here, Here) and here.epsilon == update.epsilon
     server.say(Done("run-1"))
     assert forks.wait(pid) == 0
 

@@ -32,11 +32,16 @@ SILO = "silo.toy_silo:run_silo"
 
 
 @pytest.fixture(scope="module")
-def server(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainServer]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("silo")
+
+
+@pytest.fixture(scope="module")
+def server(forks: Forks, folder: Path) -> Iterator[PlainServer]:
     """A server whose silo has answered round 1 of 3."""
-    with TemporaryDirectory() as folder:
-        path = f"{folder}/own/s"
-        forks.start(SILO, tmp_path_factory.mktemp("silo"), socket=path)
+    with TemporaryDirectory() as sockets:
+        path = f"{sockets}/own/s"
+        forks.start(SILO, folder, socket=path)
         server = PlainServer(path)
         assert isinstance(server.say(server.request(0)), Update)
         yield server
@@ -101,6 +106,14 @@ def test_a_second_silo_on_the_same_socket_ends(
     said = (tmp_path / "log").read_text().splitlines()[-1]
     assert "a worker already listens on" in said
     assert "silo.socket" in said
+
+
+def test_a_second_silo_in_the_same_folder_ends(
+    forks: Forks, server: PlainServer, folder: Path
+) -> None:
+    pid = forks.start(SILO, folder, socket=f"{server.socket}-2")
+    assert forks.wait(pid) == 2
+    assert f"error: another server or silo runs in {folder}" in (folder / "log").read_text()
 
 
 def test_a_silo_gives_up_in_the_end(forks: Forks, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -132,9 +132,14 @@ class Asks:
         if request is not None:
             request.reply(encode(message))
 
-    def answer(self, answer: Answer) -> None:
-        """Give this answer to all who have asked for it, and ask again from now on."""
+    def answer(self, answer: Answer, epsilon: float | None) -> None:
+        """Give this answer to all who have asked for it, and ask again from now on.
+
+        Args:
+            epsilon: what the client's privacy has cost with it.
+        """
         with self._changed:
+            self._here = replace(self._here, epsilon=epsilon)
             requests, self._waiting = self._waiting, []
             self._answer, self._current = answer, None
             data = self._leaving(answer)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from fedtt_lightning import __version__
 from fedtt_lightning.callbacks.federated_rounds import find_federation
+from fedtt_lightning.callbacks.local_dp import LocalDP
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.silo.agreement import agreement
 from fedtt_lightning.silo.asked import adapter_of, problem_of
@@ -27,7 +29,7 @@ from fedtt_lightning.silo.messages import (
     decode,
     encode,
 )
-from fedtt_lightning.silo.run_file import has_ended, note_end
+from fedtt_lightning.silo.run_file import has_ended, hold_folder, note_end
 from fedtt_lightning.silo.silo_settings import SiloSettings
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class Listener:
         self._loop = find_federation(trainer).loop
         self._asks: Asks | None = None
         self._node: SuperNode | None = None
+        self._folder: IO[bytes] | None = None  # the lock on it
         problem = ""
         if trainer.is_global_zero:
             try:
@@ -81,14 +84,16 @@ class Listener:
             clients=settings.clients,
             examples=int(loop.planner.sizes[settings.client]),
             settings=agreement(self._trainer, settings.secure_aggregation),
+            epsilon=epsilon_spent(self._trainer),
         )
+        folder, rounds = Path(self._trainer.default_root_dir), self._trainer.max_epochs
+        self._folder = hold_folder(folder)
         server = LocalServer(settings.socket, limit)
         secure = None
         if settings.secure_aggregation:
             from fedtt_lightning.silo.secure_answers import secure_answers  # needs Flower's parts
 
             secure = secure_answers(settings, self._trainer)
-        folder, rounds = Path(self._trainer.default_root_dir), self._trainer.max_epochs
         at_end = partial(note_end, folder, rounds)
         asks = Asks(server, limit, here, run, answer, loop.round, secure, at_end)
         if run is not None and has_ended(folder, rounds, run):
@@ -195,7 +200,7 @@ class Listener:
     def answer(self, answer: Answer) -> None:
         """Give this answer to all who have asked for it, and ask again from now on."""
         if self._asks is not None:
-            self._asks.answer(answer)
+            self._asks.answer(answer, epsilon_spent(self._trainer))
 
     def pass_over(self, round: int) -> None:
         """Note that a round begins of which the server cannot ask anything here."""
@@ -210,3 +215,14 @@ class Listener:
             self._node.close()
         if self._asks is not None:
             self._asks.close()
+        if self._folder is not None:
+            self._folder.close()
+
+
+def epsilon_spent(trainer: Trainer) -> float | None:
+    """Return what the client's privacy has cost so far, None without local privacy or bound."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, LocalDP):
+            spent = callback.ledger.largest()
+            return spent if isfinite(spent) else None
+    return None

@@ -9,6 +9,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
+from typing import IO
 
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.silo.frames import receive_frame, send_frame
@@ -56,7 +57,8 @@ class LocalServer:
         _check_folder(self.path.parent, key)
         if self.path.exists() and not self.path.is_socket():
             raise ConfigError(f"{key}: {self.path} is another file: choose a path for a socket")
-        self._lock: int | None = _lock(self.path, key)
+        problem = f"a worker already listens on {self.path}; stop it or choose another {key}"
+        self._lock: IO[bytes] | None = lock_file(f"{self.path}.lock", problem)
         self.path.unlink(missing_ok=True)  # only a dead process can have left it: the lock is ours
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -98,7 +100,7 @@ class LocalServer:
         self._listener.close()
         if self._lock is not None:
             self.path.unlink(missing_ok=True)
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def __enter__(self) -> LocalServer:
@@ -152,6 +154,23 @@ def check_socket_path(path: Path, key: str) -> None:
         )
 
 
+def lock_file(path: str | Path, problem: str) -> IO[bytes]:
+    """Lock a file until it is closed, at the latest when this process ends.
+
+    Raises:
+        ConfigError: with this `problem`, if another one has locked it.
+    """
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigError(problem) from None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
 def _check_folder(folder: Path, key: str) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -162,19 +181,6 @@ def _check_folder(folder: Path, key: str) -> None:
         raise ConfigError(
             f"{key}: others can enter the folder {folder}: choose one of your own with mode 0700"
         )
-
-
-def _lock(path: Path, key: str) -> int:
-    """Lock the path for as long as this process lives; return the lock's descriptor."""
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise ConfigError(
-            f"a worker already listens on {path}; stop it or choose another {key}"
-        ) from None
-    return lock
 
 
 def _peer_uid(connection: socket.socket) -> int:

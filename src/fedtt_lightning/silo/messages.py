@@ -34,6 +34,7 @@ class Here:
         client, clients: it is client `client` of `clients`, from 0.
         examples: on which it trains.
         settings: what must be the same at the server, by what a user would change.
+        epsilon: what the client's privacy has cost so far, None without local privacy.
     """
 
     version: str
@@ -42,6 +43,7 @@ class Here:
     clients: int
     examples: int
     settings: dict[str, str]
+    epsilon: float | None
 
 
 @dataclass(frozen=True)

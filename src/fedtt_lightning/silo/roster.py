@@ -18,6 +18,7 @@ _SHUN = 100.0  # but not again in so many seconds
 _LARGEST_ANSWER = 1 << 20
 _TOO_MANY = 1 << 40  # examples that nobody has
 _PAUSE = 0.5
+_ROUNDING = 0.01  # by which an accountant's epsilon may differ
 
 
 class Roster:
@@ -27,6 +28,7 @@ class Roster:
         transport: reaches the nodes.
         run: name of the run.
         examples: of each client, where an earlier process of the run knew them.
+        epsilon: what each client has last said to have spent, which the caller keeps up to date.
 
     Attributes:
         joined: the node of each client that has joined.
@@ -36,7 +38,13 @@ class Roster:
         hello: the greeting.
     """
 
-    def __init__(self, transport: Transport, run: str, examples: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        run: str,
+        examples: tuple[int, ...] = (),
+        epsilon: Mapping[int, float] | None = None,
+    ) -> None:
         self._transport = transport
         self.hello = encode(Hello(run))
         self._clients = len(transport.silos)
@@ -47,6 +55,7 @@ class Roster:
         self.left: dict[int, float] = {}
         self._shunned: dict[int, float] = {}  # until when
         self.examples = dict(enumerate(examples))
+        self._epsilon: Mapping[int, float] = {} if epsilon is None else epsilon
 
     def wait(self, timeout: float) -> None:
         """Return when all silos have joined, or after `timeout` seconds."""
@@ -173,6 +182,7 @@ class Roster:
                 f"it has {here.examples} examples, but {known} are known to the server: use the "
                 "same data for the whole run"
             )
+        check_account(here.epsilon, self._epsilon.get(client))
         self._compare(client, here.settings)
         self._theirs[client] = here.settings
         self.examples[client] = here.examples
@@ -196,3 +206,14 @@ class Roster:
         letters = {node: encode(message) for node, message in refused.items()}
         for _ in self._transport.exchange(letters, GREETING):
             pass
+
+
+def check_account(epsilon: float | None, known: float | None) -> None:
+    """Raise FederationError if a silo has spent less of its privacy than it once said."""
+    if epsilon is None or known is None:
+        return
+    if epsilon == 0 < known or epsilon < known - _ROUNDING:
+        raise FederationError(
+            f"it says that its privacy has cost epsilon {epsilon:.4g} so far, but {known:.4g} "
+            "before: give it back the trainer.default_root_dir with its account, or leave it out"
+        )

@@ -1,4 +1,4 @@
-"""Which federation a server's folder belongs to, known before its first checkpoint."""
+"""Which run a folder belongs to, who runs there, and whether it is over."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from secrets import token_hex
+from typing import IO
 
 from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.silo.local_socket import lock_file
 
 _NAME = "federation.json"
 _END = "ended.json"
+_LOCK = "running.lock"
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,23 @@ class FederationFile:
             partial.write_text(json.dumps(asdict(self)) + "\n")
             partial.replace(folder / _NAME)
         except OSError as error:
-            raise ConfigError(
-                f"cannot write to {folder} ({error.strerror}): change trainer.default_root_dir"
-            ) from None
+            raise _cannot_write(folder, error) from None
+
+
+def hold_folder(folder: Path) -> IO[bytes]:
+    """Keep other servers and silos out of a folder until the file returned is closed.
+
+    Raises:
+        ConfigError: another one runs there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return lock_file(
+            folder / _LOCK,
+            f"another server or silo runs in {folder}: give each a trainer.default_root_dir",
+        )
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
 
 
 def note_end(folder: Path, rounds: int | None, run: str) -> None:
@@ -74,3 +91,9 @@ def has_ended(folder: Path, rounds: int | None, run: str) -> bool:
     with suppress(OSError, ValueError):
         return bool(json.loads((folder / _END).read_text()) == [run, rounds])
     return False
+
+
+def _cannot_write(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot write to {folder} ({error.strerror}): change trainer.default_root_dir"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from fedtt_lightning.silo.checks import simulation_problems
 from fedtt_lightning.silo.inquiry import Inquiry
 from fedtt_lightning.silo.messages import NeedsAll, Train
 from fedtt_lightning.silo.payloads import adapter_hash, pack_names, schema_hash, write_values
-from fedtt_lightning.silo.roster import Roster
-from fedtt_lightning.silo.run_file import FederationFile
+from fedtt_lightning.silo.roster import Roster, check_account
+from fedtt_lightning.silo.run_file import FederationFile, hold_folder
 from fedtt_lightning.silo.secure_checks import secure_problems, single_update_problems
 from fedtt_lightning.silo.serve_settings import ServeSettings
 from fedtt_lightning.silo.transport import Transport
@@ -52,6 +52,7 @@ class ServerExchange(Callback, Exchange):
         self.settings = settings
         self._connect = connect
         self._transport: Transport | None = None
+        self._folder: IO[bytes] | None = None  # the lock on it
         self._file = FederationFile("")
         self._seen: dict[int, int] = {}  # the last round whose adapter a client has answered to
         self._epsilon: dict[int, float] = {}
@@ -83,9 +84,10 @@ class ServerExchange(Callback, Exchange):
         Raises:
             FederationError: not all silos have joined in time.
         """
+        self._folder = hold_folder(Path(trainer.default_root_dir))
         self._file = FederationFile.open(Path(trainer.default_root_dir))
         self._transport = self._connect()
-        self._roster = Roster(self._transport, self._file.run, self._file.examples)
+        self._roster = Roster(self._transport, self._file.run, self._file.examples, self._epsilon)
         if not self._file.examples:
             self._wait(self.settings.silos)
         return replace(planner, sizes=np.array(self._examples(), dtype=np.int64))
@@ -120,6 +122,7 @@ class ServerExchange(Callback, Exchange):
             answer = read_answer(data, asked, visits[client], largest)
             if isinstance(answer, NeedsAll):
                 return None
+            check_account(answer.epsilon, self._epsilon.get(client))
             if answer.epsilon is not None:
                 self._epsilon[client] = answer.epsilon
             if secure:
@@ -198,7 +201,7 @@ class ServerExchange(Callback, Exchange):
                 f"run {self._file.run}: choose another folder, or that run's own checkpoint"
             )
         self._seen, self._moved = dict(state_dict["seen"]), dict(state_dict["moved"])
-        self._epsilon = dict(state_dict["epsilon"])
+        self._epsilon.update(state_dict["epsilon"])  # the roster looks at it, too
 
     def _wait(self, needed: int) -> None:
         self._roster.wait(self.settings.join_timeout)
@@ -234,3 +237,6 @@ class ServerExchange(Callback, Exchange):
         if self._transport is not None:
             self._transport.close()
             self._transport = None
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None

@@ -15,7 +15,6 @@ from lightning.pytorch.callbacks import EarlyStopping
 from fedtt_lightning.callbacks.exchange import Exchange, VisitResult
 from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
 from fedtt_lightning.callbacks.federated_rounds import find_federation
-from fedtt_lightning.callbacks.local_dp import LocalDP
 from fedtt_lightning.callbacks.parts import client_data, silo_of
 from fedtt_lightning.federation import (
     AdapterState,
@@ -27,7 +26,7 @@ from fedtt_lightning.federation import (
 from fedtt_lightning.silo.asked import adapter_of
 from fedtt_lightning.silo.asks import Answer
 from fedtt_lightning.silo.checks import simulation_problems
-from fedtt_lightning.silo.listener import Listener
+from fedtt_lightning.silo.listener import Listener, epsilon_spent
 from fedtt_lightning.silo.messages import Train, Update, encode
 from fedtt_lightning.silo.payloads import unpack_names
 from fedtt_lightning.silo.secure_checks import secure_problems
@@ -158,7 +157,7 @@ class SiloExchange(Callback, Exchange):
             examples=result.visit.num_examples,
             loss=result.loss if finite else None,
             seconds=result.seconds,
-            epsilon=_epsilon(trainer),
+            epsilon=epsilon_spent(trainer),
             payload=payload,
         )
         self._run, self._weights = ask.run, None
@@ -215,10 +214,3 @@ class SiloExchange(Callback, Exchange):
         assert adapter is not None
         adapter.copy_into(loop.adapter.tensors())
         adapter.copy_into(loop.tensors)
-
-
-def _epsilon(trainer: Trainer) -> float | None:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, LocalDP):
-            return callback.ledger.largest()
-    return None
