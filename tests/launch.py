@@ -1,28 +1,59 @@
-"""Starts the processes of a run as a cluster's launcher would, so that none outlives its test."""
+"""Processes of a run, forked after the imports, which take longest; none outlives its test."""
 
 from __future__ import annotations
 
+import faulthandler
+import multiprocessing
 import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
 
-TESTS = Path(__file__).parent
-
-
-def launch(script: str, *arguments: str, processes: int = 2, timeout: float = 200) -> None:
-    """Run a script of the tests in processes that find each other, and see that all succeed."""
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    # Below the range from which systems hand out ports, so that nobody else has it by chance.
-    port = str(20000 + os.getpid() % 10000)
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MASTER_PORT": port}
-    command = [sys.executable, str(TESTS / script), *arguments]
-    ranks = [
-        subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)})
-        for rank in range(processes)
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        "fedtt_lightning.callbacks",
+        "fedtt_lightning.strategies",
+        "opacus.accountants",
+        "opacus.optimizers",
     ]
+)
+
+
+def launch(
+    function: Callable[..., None], *arguments: Any, processes: int = 1, **options: Any
+) -> list[int | None]:
+    """Call a function of a module in processes that find each other, as on a cluster.
+
+    Returns:
+        Their exit codes, or minus the signal that ended them; None of who takes over 240 seconds.
+    """
+    # Below the range from which systems hand out ports, so that nobody else has it by chance.
+    variables = {"MASTER_PORT": str(20000 + os.getpid() % 10000)}
+    ranks = []
     try:
-        assert [rank.wait(timeout=timeout) for rank in ranks] == [0] * processes
+        for rank in range(processes):
+            if processes > 1:
+                variables = {**variables, "LOCAL_RANK": str(rank)}
+            call = (variables, function, arguments, options)
+            ranks.append(_FORKS.Process(target=_call, args=call, daemon=True))
+            ranks[-1].start()
+        end = monotonic() + 240
+        for process in ranks:
+            process.join(max(0.0, end - monotonic()))
+        return [process.exitcode for process in ranks]
     finally:
-        for rank in ranks:
-            rank.kill()
+        for process in ranks:
+            process.kill()
+            process.join()
+
+
+def _call(
+    variables: dict[str, str], function: Callable[..., None], arguments: Any, options: Any
+) -> None:
+    import torch
+
+    os.environ.update(variables)
+    torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(230, exit=True)  # says where a process hangs
+    function(*arguments, **options)

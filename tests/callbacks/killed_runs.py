@@ -1,8 +1,4 @@
-"""Kills runs with SIGKILL at given batches and resumes each: `killed_runs.py FOLDER BATCH...`.
-
-With `private NAME` after FOLDER, tensors of that name stay with the clients. Each run is a process
-of its own, forked after the imports, which take most of the time.
-"""
+"""Kills runs with SIGKILL at given batches and resumes each; each run is a process of its own."""
 
 from __future__ import annotations
 
@@ -11,10 +7,10 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback
 
-from fedtt_lightning.callbacks import Personalization
 from toy_run import At, kill_itself, run_to_file
 
 
@@ -31,7 +27,12 @@ def in_process(*args: object, run: Callable[..., None] = run_to_file, **options:
     return os.waitpid(pid, 0)[1]
 
 
-def main(folder: Path, batches: list[int], extra: list[Callback], **options: object) -> None:
+def killed_runs(folder: Path, batches: list[int], *extra: Callback, **options: Any) -> None:
+    """Leave the outcome of each in `killed-BATCH.json`, and of a run that ran on in `whole.json`.
+
+    Args:
+        extra, options: as of `run_to_file`.
+    """
     assert in_process(folder / "whole", folder / "whole.json", *extra, **options) == 0
     for batch in batches:
         killed = folder / f"killed-{batch}"
@@ -40,11 +41,3 @@ def main(folder: Path, batches: list[int], extra: list[Callback], **options: obj
         assert os.WTERMSIG(status) == signal.SIGKILL
         assert in_process(killed, folder / f"killed-{batch}.json", *extra, **options) == 0
     assert not (folder / "never.json").exists()
-
-
-if __name__ == "__main__":
-    folder, *rest = sys.argv[1:]
-    extra: list[Callback] = []
-    if rest[0] == "private":
-        extra, rest = [Personalization([rest[1]])], rest[2:]
-    main(Path(folder), [int(batch) for batch in rest], extra)

@@ -1,18 +1,14 @@
-"""Kills runs that skip rounds with SIGKILL and resumes them: `killed_skipping_runs.py FOLDER`.
-
-Each leaves its outcome in `FOLDER/<hook>-<round>.json`.
-"""
+"""Kills runs that skip rounds with SIGKILL and resumes them."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
-from killed_runs import in_process
 from lightning.pytorch import Trainer
 
+from callbacks.killed_runs import in_process
 from skipping_run import AtHook, skipping
 from toy_run import kill_itself
 
@@ -32,14 +28,11 @@ KILLS = [
 ]
 
 
-def main(folder: Path) -> None:
+def killed_skipping_runs(folder: Path) -> None:
+    """Leave the outcome of each in `<hook>-<round>.json`."""
     for hook, round, action in KILLS:
         killed, result = folder / f"{hook}-{round}", folder / f"{hook}-{round}.json"
         kill = AtHook(hook, action, round)
         status = in_process(killed, result, kill, **skipping(killed))
         assert os.WTERMSIG(status) == signal.SIGKILL and not result.exists()
         assert in_process(killed, result, **skipping(killed)) == 0
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

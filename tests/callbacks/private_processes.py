@@ -1,9 +1,7 @@
-"""Fits the private toy in one of two processes: `private_processes.py FOLDER`."""
+"""Fits the private toy in one of two processes."""
 
 from __future__ import annotations
 
-import faulthandler
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +54,8 @@ def fit(
     }
 
 
-def main(folder: Path) -> None:
+def run_private(folder: Path) -> None:
+    """Leave in FOLDER/<precision>-<rank>.pt what this process has found."""
     rank = ""
     for precision in DTYPES:
         found = {}
@@ -71,8 +70,3 @@ def main(folder: Path) -> None:
             found[name] = fit(path, precision, batch_size, resumed, **options)
             rank = str(strategy.global_rank)
         torch.save(found, folder / f"{precision}-{rank}.pt")
-
-
-if __name__ == "__main__":
-    faulthandler.dump_traceback_later(150, exit=True)  # says where a process hangs
-    main(Path(sys.argv[1]))

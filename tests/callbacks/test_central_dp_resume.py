@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from central_run import BITS, HIDDEN, run
+from callbacks.killed_runs import killed_runs
+from central_run import BITS, HIDDEN, KNOWN, run
 from fedtt_lightning.callbacks import CentralDP
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import (
@@ -26,9 +24,8 @@ from fedtt_lightning.federation import (
     SecureMean,
     UniformSampler,
 )
+from launch import launch
 from toy_run import ROUNDS, At
-
-TESTS = Path(__file__).parents[1]
 
 RESUMED: dict[str, Callable[[], dict[str, Any]]] = {
     "poisson": lambda: {"rule": PrivateMean(), "federation": HIDDEN},
@@ -137,14 +134,18 @@ def test_between_rounds_a_checkpoint_holds_no_gradient_and_no_sum(tmp_path: Path
     assert not state["callbacks"]["FederatedRounds"]["grads"]
 
 
+# At the first batch after the round of nobody; where two of three clients have added their share.
+KILLED = [
+    (4, {**HIDDEN, "aggregation": PrivateMean(**BITS), "server": FedAdam(0.1)}),
+    (13, {**KNOWN, "aggregation": PrivateMean(codec=FixedPointCodec(), **BITS)}),
+]
+
+
 @pytest.mark.processes
-def test_killed_inside_a_round(tmp_path: Path) -> None:
-    command = [sys.executable, str(TESTS / "callbacks" / "killed_central_runs.py"), str(tmp_path)]
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, check=True, timeout=200)
-    for case in ("poisson", "shares"):
-        whole = json.loads((tmp_path / case / "whole.json").read_text())
-        (killed,) = (tmp_path / case).glob("killed-*.json")
-        assert json.loads(killed.read_text()) == whole
-        assert whole["metrics"]["dp/epsilon_max"] > 0
+@pytest.mark.parametrize(("batch", "federation"), KILLED, ids=["poisson", "shares"])
+def test_killed_inside_a_round(batch: int, federation: dict[str, Any], tmp_path: Path) -> None:
+    dp = CentralDP(epsilon=30.0, noise_multiplier=1.0)
+    assert launch(killed_runs, tmp_path, [batch], dp, federation=federation) == [0]
+    whole = json.loads((tmp_path / "whole.json").read_text())
+    assert json.loads((tmp_path / f"killed-{batch}.json").read_text()) == whole
+    assert whole["metrics"]["dp/epsilon_max"] > 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from callbacks.private_processes import CLIP, DTYPES, NOISE, adamw, fit
+from callbacks.private_processes import CLIP, DTYPES, NOISE, adamw, fit, run_private
 from launch import launch
 from plain_private import PlainPrivateFederation
 from toy import ToyModule, toy_data
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for precision in DTYPES:
         found = fit(folder / f"one-{precision}", precision)
         torch.save({"one": found}, folder / f"{precision}-one.pt")
-    launch("callbacks/private_processes.py", str(folder))
+    assert launch(run_private, folder, processes=2) == [0, 0]
     return folder
 
 

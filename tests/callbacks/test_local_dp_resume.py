@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,13 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from callbacks.killed_runs import killed_runs
 from fedtt_lightning.callbacks import Personalization
 from fedtt_lightning.privacy.accounting import epsilon_of
-from private_run import local_dp, private_outcome, private_run
+from launch import launch
+from private_run import local_dp, private_outcome, private_run, private_run_to_file
 from toy_run import At
 
-TESTS = Path(__file__).parents[1]
 # With it the first client is left out of the last round.
 DP = {"epsilon": 22.0, "accountant": "gdp"}
 
@@ -72,12 +70,8 @@ def test_the_whole_run_spends_and_leaves_out(whole: Whole) -> None:
 def test_killed_at_any_batch(tmp_path: Path, whole: Whole) -> None:
     firsts = whole.firsts
     batches = [firsts[2] + 3, firsts[3] - 1]  # inside a visit, and at one's end
-    (tmp_path / "secret").write_bytes(whole.secret.read_bytes())
-    script = str(TESTS / "callbacks" / "killed_private_runs.py")
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, script, str(tmp_path), *map(str, batches)]
-    subprocess.run(command, env=environment, check=True, timeout=200)
+    options = {"run": private_run_to_file, "dp": whole.dp()}
+    assert launch(killed_runs, tmp_path, batches, **options) == [0]
     assert json.loads((tmp_path / "whole.json").read_text()) == whole.outcome
     for batch in batches:
         assert json.loads((tmp_path / f"killed-{batch}.json").read_text()) == whole.outcome, batch

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import save
 from torch import Tensor
 
+from callbacks.killed_runs import killed_runs
 from fedtt_lightning.callbacks import Communication, Personalization, Scaffold
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import RankList, TTRounding, UniformSampler
+from launch import launch
 from plain_federation import PlainFederation
 from toy import toy_data
 from toy_run import At, clients_files, make_run, one_cycle, outcome
-
-TESTS = Path(__file__).parents[1]
 
 
 def frozen_by_rotation(round: int) -> set[str]:
@@ -107,11 +104,7 @@ def test_private_tensors_do_not_travel(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_killed_at_any_batch(tmp_path: Path) -> None:
     batches = [10, 24, 60]  # first, middle and last batches of visits
-    command = [sys.executable, str(TESTS / "callbacks" / "killed_runs.py"), str(tmp_path)]
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    arguments = [*command, "private", "head|core_2", *map(str, batches)]
-    subprocess.run(arguments, env=environment, check=True, timeout=200)
+    assert launch(killed_runs, tmp_path, batches, Personalization(["head|core_2"])) == [0]
     whole = json.loads((tmp_path / "whole.json").read_text())
     clients = stored(tmp_path / "whole")
     assert any(values is not None for values in clients.values())

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from callbacks.two_processes import run_ddp
+from launch import launch
 from toy_run import clients_files
-
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.processes
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    # Below the range from which systems hand out ports, so that nobody else has it by chance.
-    port = str(20000 + os.getpid() % 10000)
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MASTER_PORT": port}
-    script = str(TESTS / "callbacks" / "two_processes.py")
-    for devices, batch_size in ((1, 8), (2, 4)):
-        command = [sys.executable, script, str(tmp_path), str(devices), str(batch_size)]
-        # Started as a cluster's launcher would, so that none outlives the test.
-        ranks = [
-            subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)})
-            for rank in range(devices)
-        ]
-        try:
-            assert [rank.wait(timeout=240) for rank in ranks] == [0] * devices
-        finally:
-            for rank in ranks:
-                rank.kill()
+    run_ddp(tmp_path, 1, 8)
+    assert launch(run_ddp, tmp_path, 2, 4, processes=2) == [0, 0]
     one, first, second = (
         torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")
     )

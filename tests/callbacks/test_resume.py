@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +12,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from callbacks.killed_runs import killed_runs
 from fedtt_lightning.errors import ConfigError
+from launch import launch
 from toy_run import At, make_run, outcome
-
-TESTS = Path(__file__).parents[1]
 
 
 @dataclass
@@ -56,10 +53,7 @@ def test_killed_at_any_batch(tmp_path: Path, whole: Whole) -> None:
     # Before the first checkpoint, inside visits, at their first and last batches, at round ends.
     inside = [first + 2 for first in firsts[1:5]]
     batches = sorted({0, 1, firsts[1], *inside, firsts[3] - 1, firsts[3], whole.batches - 1})
-    command = [sys.executable, str(TESTS / "callbacks" / "killed_runs.py"), str(tmp_path)]
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *map(str, batches)], env=environment, check=True, timeout=200)
+    assert launch(killed_runs, tmp_path, batches) == [0]
     assert json.loads((tmp_path / "whole.json").read_text()) == whole.outcome
     for batch in batches:
         assert json.loads((tmp_path / f"killed-{batch}.json").read_text()) == whole.outcome, batch

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from callbacks.killed_runs import killed_runs
 from fedtt_lightning.errors import ConfigError
+from launch import launch
 from toy_run import At, make_run, outcome
 
-TESTS = Path(__file__).parents[1]
 SIDE_BY_SIDE = {"cohort_batch": 2}
 
 
@@ -52,10 +50,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], lis
 def test_killed_at_any_batch(tmp_path: Path, saved: Any) -> None:
     whole, _ = saved
     batches = [1, 12, 19, 30, 38]
-    command = [sys.executable, str(TESTS / "callbacks/killed_side_by_side_runs.py"), str(tmp_path)]
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *map(str, batches)], env=environment, check=True, timeout=200)
+    assert launch(killed_runs, tmp_path, batches, federation=SIDE_BY_SIDE) == [0]
     assert json.loads((tmp_path / "whole.json").read_text()) == whole
     for batch in batches:
         assert json.loads((tmp_path / f"killed-{batch}.json").read_text()) == whole, batch

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +15,15 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.progress import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
+from callbacks.killed_skipping_runs import killed_skipping_runs
 from fedtt_lightning.callbacks import RoundReport
 from fedtt_lightning.errors import FederationError
 from fedtt_lightning.federation import AdapterState
+from launch import launch
 from plain_federation import PlainFederation
 from skipping_run import AVAILABLE, ROUNDS, SKIPPED, AtHook, skipping
 from toy import toy_data
 from toy_run import make_run, one_cycle, outcome
-
-TESTS = Path(__file__).parents[1]
 
 
 class Plain(PlainFederation):
@@ -129,10 +126,7 @@ def test_with_a_progress_bar(tmp_path: Path, bar: type[Callback]) -> None:
 
 @pytest.mark.processes
 def test_killed_and_resumed(tmp_path: Path, whole: dict[str, Any]) -> None:
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(TESTS / "callbacks" / "killed_skipping_runs.py"), str(tmp_path)]
-    subprocess.run(command, env=environment, check=True, timeout=200)
+    assert launch(killed_skipping_runs, tmp_path) == [0]
     results = sorted(tmp_path.glob("*.json"))
     assert len(results) == 5
     for result in results:

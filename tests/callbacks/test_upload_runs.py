@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
 
+from callbacks.killed_runs import killed_runs
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import (
     BFloat16,
@@ -25,9 +23,9 @@ from fedtt_lightning.federation import (
     TTRounding,
     UploadCodec,
 )
+from launch import launch
 from toy_run import ROUNDS, At, clients_files, make_run, outcome
 
-TESTS = Path(__file__).parents[1]
 CODECS = [Float16(), BFloat16(), Int8(), TopK(0.1), Int8(error_feedback=False)]
 
 
@@ -41,11 +39,7 @@ def residuals(folder: Path) -> dict[str, list[float]]:
 @pytest.mark.processes
 def test_killed_inside_rounds(tmp_path: Path) -> None:
     batches = [10, 24, 45, 60]
-    script = str(TESTS / "callbacks" / "killed_upload_runs.py")
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, script, str(tmp_path), *map(str, batches)]
-    subprocess.run(command, env=environment, check=True, timeout=200)
+    assert launch(killed_runs, tmp_path, batches, federation={"upload": Int8()}) == [0]
     whole = json.loads((tmp_path / "whole.json").read_text())
     kept = residuals(tmp_path / "whole")
     assert kept

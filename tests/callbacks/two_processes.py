@@ -1,9 +1,7 @@
-"""Fits the toy with plain DDP, one of its processes: `two_processes.py FOLDER DEVICES BATCH`."""
+"""Fits the toy with plain DDP, one of its processes."""
 
 from __future__ import annotations
 
-import faulthandler
-import sys
 from pathlib import Path
 
 import torch
@@ -33,7 +31,7 @@ class Scored(ToyModule):
         return -torch.nn.functional.cross_entropy(self.net(x), y, reduction="none")
 
 
-def main(folder: Path, devices: int, batch_size: int) -> None:
+def run_ddp(folder: Path, devices: int, batch_size: int) -> None:
     torch.manual_seed(3)
     module = Scored().double()
     module.net.dropout.p = 0.0  # masks are drawn for each process's share of a batch
@@ -72,8 +70,3 @@ def main(folder: Path, devices: int, batch_size: int) -> None:
         "metrics": {name: value for name, value in metrics.items() if not name.startswith("val_")},
     }
     torch.save(result, folder / f"{devices}-{trainer.global_rank}.pt")
-
-
-if __name__ == "__main__":
-    faulthandler.dump_traceback_later(200, exit=True)  # says where a process hangs
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,9 +1,7 @@
-"""Fits decoders sharded over two processes, one of them: `sharded_runs.py FOLDER BACKBONE`."""
+"""Fits decoders sharded over two processes, one of them."""
 
 from __future__ import annotations
 
-import faulthandler
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +121,8 @@ def written(module: CausalLM, rank: int) -> list[list[int]]:
     return made
 
 
-def main(folder: Path, backbone: str) -> None:
+def run_sharded(folder: Path, backbone: str) -> None:
+    """Leave in FOLDER/<rank>.pt what this process has found."""
     exact = build(backbone, dtype="float32")
     result = fit_exact(folder / "exact", exact, ShardedBackbone(), 2)
     rank = exact.trainer.global_rank
@@ -135,8 +134,3 @@ def main(folder: Path, backbone: str) -> None:
         trainer.test(half, data(2), ckpt_path="last", verbose=False)
         assert all(torch.equal(value, result[name][n]) for n, value in trained(half).items())
     torch.save(result, folder / f"{rank}.pt")
-
-
-if __name__ == "__main__":
-    faulthandler.dump_traceback_later(200, exit=True)  # says where a process hangs
-    main(Path(sys.argv[1]), sys.argv[2])

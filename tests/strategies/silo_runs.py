@@ -1,19 +1,14 @@
-"""Fits the toy in silos, one of their processes: `silo_runs.py FOLDER PROCESSES WHAT...`."""
+"""Fits the toy in silos, one of their processes."""
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
-from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -44,40 +39,11 @@ from fedtt_lightning.federation import (
     UniformSampler,
 )
 from fedtt_lightning.strategies import SiloDDPStrategy
+from strategies.silo_refusals import refused, unlike
 from toy import ToyData, ToyModule
 from toy_run import At, kill_itself
 
 ROUNDS = 4
-
-
-class AsksForSteps(Callback):
-    """Asks for the run's steps where optimizers and their schedules are made."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        pl_module.configure = lambda params: trainer.estimated_stepping_batches  # type: ignore[assignment]
-
-
-class LogsOfAll(Callback):
-    """Logs a mean over all processes' batches."""
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        pl_module.log("of_all", 1.0, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
-
-
-# A name, the number of silos, a callback, and options of the Trainer.
-REFUSED: list[tuple[str, int, Callable[[], Callback] | None, dict[str, Any]]] = [
-    ("silos", 3, None, {}),
-    ("max_steps", 2, None, {"max_steps": 5}),
-    ("max_time", 2, None, {"max_time": "00:01:00:00"}),
-    ("every_n_visits", 2, FederatedCheckpoint, {}),
-    ("on_exception", 2, lambda: OnExceptionCheckpoint("unused"), {}),
-    ("save_on_exception", 2, lambda: ModelCheckpoint(save_on_exception=True), {}),
-    ("16-mixed", 2, None, {"precision": None, "plugins": [MixedPrecision("16-mixed", "cpu")]}),
-    ("steps", 2, AsksForSteps, {}),
-    ("inside", 2, lambda: At(1, lambda trainer: trainer.save_checkpoint("unused")), {}),
-    ("resumed_inside", 2, None, {}),
-    ("of_all", 2, LogsOfAll, {"clients": 1}),
-]
 
 
 class Data(ToyData):
@@ -179,13 +145,18 @@ def run(
     }
 
 
-def main(folder: Path, processes: int, *what: str) -> None:
+def run_silos(folder: Path, processes: int, cases: list[str]) -> None:
     """Do each `name:silos:precision:dropout:rounds` in FOLDER/<that>, and what else is named."""
     rank = os.environ["LOCAL_RANK"]
-    for case in what:
-        if case in ("refused", "stopped"):
-            found = refused(folder) if case == "refused" else stopped(folder / case)
-            torch.save(found, folder / f"{case}-{rank}.pt")
+    others = {
+        "refused": lambda: refused(folder),
+        "unlike": lambda: unlike(folder, int(rank)),
+        "terminated": lambda: terminated(folder / "terminated"),
+        "stopped": lambda: stopped(folder / "stopped"),
+    }
+    for case in cases:
+        if case in others:
+            torch.save(others[case](), folder / f"{case}-{rank}.pt")
             continue
         name, silos, precision, dropout, rounds = case.split(":")
         options = (processes, int(silos), int(rounds), precision, float(dropout))
@@ -193,34 +164,7 @@ def main(folder: Path, processes: int, *what: str) -> None:
         torch.save(result, folder / f"{case}-{rank}.pt")
 
 
-def fit(folder: Path, *callbacks: Callback, ckpt_path: Any = None, **options: Any) -> None:
-    """Fit a round of the plain toy."""
-    data = FederatedDataModule(ToyData(), clients=options.pop("clients", 3))
-    trainer = Trainer(
-        callbacks=[FederatedRounds(), *callbacks],
-        **{"max_epochs": 1, "precision": "64-true", **options},
-        accelerator="cpu",
-        logger=False,
-        default_root_dir=folder,
-    )
-    trainer.fit(ToyModule(), datamodule=data, ckpt_path=ckpt_path)
-
-
-def refused(folder: Path) -> dict[str, str]:
-    """What is said of each thing that two silos cannot work with."""
-    found = {}
-    for name, silos, callback, options in REFUSED:
-        made = [callback()] if callback else []
-        inside = folder / "inside.ckpt" if name == "resumed_inside" else None
-        two = {"strategy": SiloDDPStrategy(silos), "devices": 2}
-        try:
-            fit(folder, *made, ckpt_path=inside, **two, **options)
-        except FedTTError as error:
-            found[name] = str(error)
-    return found
-
-
-def stopped(folder: Path) -> dict[str, Any]:
+def terminated(folder: Path) -> dict[str, Any]:
     """Send SIGTERM to the second process alone, in the second round, and then go on."""
     second = os.environ["LOCAL_RANK"] == "1"
     try:
@@ -230,24 +174,25 @@ def stopped(folder: Path) -> dict[str, Any]:
     return {"epoch": last["epoch"], **run(folder, "kept", 2, 2)}
 
 
+def stopped(folder: Path) -> dict[str, Any]:
+    """Tell the second process alone to stop, in the second round."""
+    second = os.environ["LOCAL_RANK"] == "1"
+    return run(folder, "kept", 2, 2, extra=(At(6, stop),) if second else ())
+
+
+def stop(trainer: Trainer) -> None:
+    trainer.should_stop = True
+
+
 def terminate(trainer: Trainer) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def lose(folder: Path, processes: int) -> None:
-    """Lose the last process inside the second round."""
+    """Lose the last process inside the second round, and keep what the others say of it."""
     rank = int(os.environ["LOCAL_RANK"])
     dies = (At(6, kill_itself),) if rank == processes - 1 else ()
     try:
         run(folder, "kept", processes, processes, extra=dies)
     except FedTTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    faulthandler.dump_traceback_later(150, exit=True)  # says where a process hangs
-    if sys.argv[3] == "lose":
-        lose(Path(sys.argv[1]), int(sys.argv[2]))
-    else:
-        main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+        (folder / f"said-{rank}").write_text(str(error))

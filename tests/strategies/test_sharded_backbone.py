@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from strategies.sharded_runs import build, fit_exact, written
+from launch import launch
+from strategies.sharded_runs import build, fit_exact, run_sharded, written
 from tiny_models import language_model
-
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +24,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 def runs(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """The folder of the runs, and what each of two processes found."""
     folder = tmp_path_factory.mktemp("runs")
-    # Below the range from which systems hand out ports, so that nobody else has it by chance.
-    port = str(20000 + os.getpid() % 10000)
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MASTER_PORT": port}
-    script = str(TESTS / "strategies" / "sharded_runs.py")
-    command = [sys.executable, script, str(folder), backbone]
-    # Started as a cluster's launcher would, so that none outlives the test.
-    ranks = [
-        subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)}) for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    assert launch(run_sharded, folder, backbone, processes=2) == [0, 0]
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

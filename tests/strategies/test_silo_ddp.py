@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,10 @@ import torch
 from lightning.pytorch import Trainer
 
 from fedtt_lightning.strategies import SiloDDPStrategy
-from strategies.silo_runs import fit, run
+from launch import launch
+from strategies.silo_refusals import fit
+from strategies.silo_runs import lose, run, run_silos
 from toy_run import At
-
-TESTS = Path(__file__).parents[1]
 
 # name:silos:precision:dropout:rounds
 FOUR = [
@@ -48,33 +45,24 @@ REFUSED = {
     "save_on_exception": r"ModelCheckpoint in trainer.callbacks saves on exceptions, .*",
     "16-mixed": r"trainer.precision is 16-mixed, .*: use bf16-mixed or 32-true",
     "steps": r"trainer.estimated_stepping_batches .* differs by silo: give schedulers of .*",
+    "synced": r"net.dropout is a SyncBatchNorm, .*: put it into eval mode or use GroupNorm or .*",
     "inside": r"a checkpoint was asked for inside round 1, .*: save at round ends only",
     "resumed_inside": r"the checkpoint lies inside round 1, .*: let one end the round, or .*",
     "of_all": r"training_step logs (of_all|a metric) .* in round 1 not all .*: leave sync_dist .*",
 }
 
-
-def launch(folder: Path, processes: int, *what: str) -> tuple[list[int], list[str]]:
-    """Run the script in so many processes; return their exit codes and what they said."""
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    # Below the range from which systems hand out ports, so that nobody else has it by chance.
-    port = str(20000 + (os.getpid() * 7 + processes) % 10000)
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MASTER_PORT": port}
-    script = str(TESTS / "strategies" / "silo_runs.py")
-    command = [sys.executable, script, str(folder), str(processes), *what]
-    said = [folder / f"said-{processes}-{rank}" for rank in range(processes)]
-    ranks = [
-        subprocess.Popen(
-            command, env={**environment, "LOCAL_RANK": str(rank)}, stderr=said[rank].open("w")
-        )
-        for rank in range(processes)
-    ]
-    try:
-        codes = [rank.wait(timeout=160) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return codes, [path.read_text() for path in said]
+_DIFFER = r"the processes of rank 0 and 1 differ in {}: start all of them with the same config, .*"
+UNLIKE = {
+    "nothing": "nothing",
+    "model": _DIFFER.format("model"),
+    "model, in one silo": _DIFFER.format("model"),
+    "data": _DIFFER.format("data.clients, data.partition and data.client_holdout; data; .*"),
+    "optimizer": _DIFFER.format("model.lr and other options of optimizers"),
+    "optimizer, in one silo": _DIFFER.format("model.lr and other options of optimizers"),
+    "rounds": _DIFFER.format(
+        "federation.server; trainer.max_epochs; federation.sampler and federation.failures"
+    ),
+}
 
 
 def alone(folder: Path, case: str) -> dict[str, Any]:
@@ -104,8 +92,7 @@ def check(folder: Path, case: str, processes: int, expected: dict[str, Any], ato
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("four")
-    codes, said = launch(folder, 4, *FOUR)
-    assert codes == [0] * 4, said
+    assert launch(run_silos, folder, 4, FOUR, processes=4) == [0] * 4
     return folder
 
 
@@ -149,28 +136,30 @@ def test_two_lanes_end_where_one_does(four: Path, tmp_path: Path) -> None:
     onward = "kept:2:64-true:0:4"
     shutil.copytree(four / half, tmp_path / onward)
     fit(tmp_path, At(1, lambda trainer: trainer.save_checkpoint(tmp_path / "inside.ckpt")))
-    codes, said = launch(tmp_path, 2, "refused", "stopped", *TWO, onward)
-    assert codes == [0, 0], said
+    others = ["refused", "unlike", "terminated", "stopped"]
+    assert launch(run_silos, tmp_path, 2, [*others, *TWO, onward], processes=2) == [0, 0]
     check(tmp_path, onward, 2, whole, atol=0)
-    check(tmp_path, "stopped", 2, whole, atol=0)
+    check(tmp_path, "terminated", 2, whole, atol=0)
+    check(tmp_path, "stopped", 2, alone(tmp_path / "two-rounds", half), atol=0)
     for case in TWO:
         split = case.split(":")[1] == "1"
         check(tmp_path, case, 2, alone(tmp_path / case[:-1], case), atol=1e-12 if split else 0)
     for rank in range(2):
-        assert torch.load(tmp_path / f"stopped-{rank}.pt", weights_only=True)["epoch"] == 1
-        refused = torch.load(tmp_path / f"refused-{rank}.pt", weights_only=True)
-        for name, line in REFUSED.items():
-            assert re.fullmatch(line, refused[name]), refused[name]
+        assert torch.load(tmp_path / f"terminated-{rank}.pt", weights_only=True)["epoch"] == 1
+        for kind, lines in (("refused", REFUSED), ("unlike", UNLIKE)):
+            said = torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True)
+            assert said.keys() == lines.keys()
+            for name, line in lines.items():
+                assert re.fullmatch(line, said[name]), said[name]
 
 
 @pytest.mark.processes
 def test_a_lost_process_ends_all_and_the_run_goes_on_with_one(tmp_path: Path) -> None:
-    codes, said = launch(tmp_path, 3, "lose")
-    assert codes == [2, 2, -signal.SIGKILL]
-    line = r"^error: a process of silo 3 of 3 \(rank 2\) was lost in round 2.*--ckpt_path last$"
-    assert re.search(line, said[0], re.MULTILINE), said[0]
-    assert re.search(r"^error: .* in round 2.*--ckpt_path last$", said[1], re.MULTILINE), said[1]
-    assert "Traceback" not in said[0] + said[1]
+    assert launch(lose, tmp_path, 3, processes=3) == [0, 0, -signal.SIGKILL]
+    first, second = ((tmp_path / f"said-{rank}").read_text() for rank in range(2))
+    line = r"a process of silo 3 of 3 \(rank 2\) was lost in round 2.*--ckpt_path last"
+    assert re.fullmatch(line, first), first
+    assert re.fullmatch(r".* in round 2.*--ckpt_path last", second), second
     check_equal(run(tmp_path, "kept"), run(tmp_path / "whole", "kept"))
 
 

@@ -86,7 +86,7 @@ def check_federation(
 ) -> None:
     """Raise ConfigError if module, schedule, aggregation, server and ranks do not fit."""
     schedule = freezing_schedule(trainer)
-    check_module(module, schedule)
+    check_module(module, schedule, silo_of(trainer).count)
     names = tuple(trainable_parameters(module))
     private = private_names(trainer, names)
     if len(private) == len(names):

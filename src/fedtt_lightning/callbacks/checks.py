@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import SyncBatchNorm, _NormBase
 
 from fedtt_lightning.callbacks.lightning_private import saves_inside_rounds, stops_inside_rounds
 from fedtt_lightning.callbacks.parts import (
@@ -145,9 +145,14 @@ def _silos(trainer: Trainer) -> Iterator[str]:
             )
 
 
-def check_module(module: LightningModule, schedule: FreezingSchedule) -> None:
-    """Raise ConfigError if the module as it now is cannot be federated."""
+def check_module(module: LightningModule, schedule: FreezingSchedule, silos: int = 1) -> None:
+    """Raise ConfigError if the module as it now is cannot be federated, over so many silos."""
     for name, part in module.named_modules():
+        if isinstance(part, SyncBatchNorm) and part.training and silos > 1:
+            raise ConfigError(
+                f"{name} is a SyncBatchNorm, which averages over all processes, while silos train "
+                "other clients: put it into eval mode or use GroupNorm or LayerNorm"
+            )
         if isinstance(part, _NormBase) and part.track_running_stats and part.training:
             raise ConfigError(
                 f"{name} is a {type(part).__name__} whose running statistics would leak from "

@@ -66,5 +66,8 @@ class Exchange(ABC):
         Of visits that never end there is no result; the open round's `plan` then tells why.
         """
 
+    def end_epoch(self, trainer: Trainer) -> None:  # noqa: B027 - most have nothing to agree on
+        """Hear, after a round and its validation, what others have to say."""
+
     def close(self, trainer: Trainer) -> None:  # noqa: B027 - most have nothing to undo
         """Leave the trainer as it was."""

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from fedtt_lightning.callbacks.agreement import check_processes
 from fedtt_lightning.callbacks.build import check_federation, make_loop, make_planner
 from fedtt_lightning.callbacks.checkpoint_io import SafeCheckpointIO
 from fedtt_lightning.callbacks.checks import check_fit, check_writable
@@ -38,7 +39,6 @@ from fedtt_lightning.federation import (
     ClientSampler,
     FedAvg,
     FederatedLoop,
-    RoundPlan,
     RoundPlanner,
     ServerOptimizer,
     UniformSampler,
@@ -168,7 +168,7 @@ class FederatedRounds(Callback):
         self._planner = make_planner(self, trainer, pl_module)
         if not any(is_overridden(hook, pl_module) for hook in ("setup", "configure_model")):
             check_federation(self, self._planner, trainer, pl_module)  # or else in on_fit_start
-        client_data(trainer).plan = lambda: self._plan(trainer)
+        client_data(trainer).plan = lambda: coming_plan(self, trainer)
         trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -183,6 +183,7 @@ class FederatedRounds(Callback):
         self._planner = self._training.open(saved.get("training"))
         if saved:
             load_run(saved, self._loop, self.loss, self.exchange)
+        check_processes(self, trainer)
         self.channel = UploadChannel.open(self.upload, trainer, self._loop, saved.get("upload"))
         if trainer.is_global_zero:
             print(client_data(trainer).partition_table(), flush=True)
@@ -196,7 +197,7 @@ class FederatedRounds(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run a round at once in which nobody trains here: the loader gives it no batch."""
-        if not self.loop.is_open and not self._plan(trainer).visits:
+        if not self.loop.is_open and not coming_plan(self, trainer).visits:
             run_empty_epoch(self, trainer, pl_module)
 
     def on_train_batch_start(
@@ -230,7 +231,12 @@ class FederatedRounds(Callback):
         if self._loop is not None:
             self._loop.park()
 
-    on_validation_start = on_train_epoch_end = on_train_end
+    on_validation_start = on_train_end
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)
+        if self.exchange is not None:
+            self.exchange.end_epoch(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -281,14 +287,6 @@ class FederatedRounds(Callback):
         """Log a number of the whole round, exact as float64 (byte counts exceed float32)."""
         number = torch.tensor(value, dtype=torch.float64)
         module.log(name, number, on_step=False, on_epoch=True, batch_size=1)
-
-    def _plan(self, trainer: Trainer) -> RoundPlan:
-        """Return what trains here in the coming round, with the batches that are left of it."""
-        assert self._planner is not None
-        state = (self._saved or {}).get("loop", {"round": -1})
-        if self._loop is not None:
-            state = {key: getattr(self._loop, key) for key in ("round", "is_open", "position")}
-        return coming_plan(self, trainer, self._planner.plan(trainer.current_epoch), state)
 
 
 def find_federation(trainer: Trainer) -> FederatedRounds:

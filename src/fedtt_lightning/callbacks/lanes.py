@@ -52,10 +52,12 @@ class Lanes(Exchange):
         self._shared: tuple[RoundPlan, RoundPlan] | None = None
         self._steps = 0  # optimizer steps before the round
         self._terminated = False
+        self._min_epochs = trainer.fit_loop.min_epochs
         defer_sigterm(trainer)
 
     def close(self, trainer: Trainer) -> None:
         stop_deferring(trainer)
+        trainer.fit_loop.min_epochs = self._min_epochs
 
     def share(self, trainer: Trainer, plan: RoundPlan) -> tuple[RoundPlan, RoundPlan]:
         if self._federation._loop is None:
@@ -66,6 +68,8 @@ class Lanes(Exchange):
         if self._terminated:  # not at once, or the round would be lost whose validation it stops
             hear_sigterm(trainer, True)
             raise SIGTERMException
+        # Who is told to stop inside a round trains on, since others wait for it at the end.
+        trainer.fit_loop.min_epochs = max(self._min_epochs or 0, plan.round + 1)
         self._steps = trainer.global_step  # asked for the last time before the round's first step
         if self._shared is None or self._shared[0] != plan:
             lanes = lanes_of(visit_costs(plan.visits, self._pace), self._silo.count)
@@ -77,6 +81,11 @@ class Lanes(Exchange):
                     first += visit.num_batches
             self._shared = plan, replace(plan, visits=tuple(own))
         return self._shared
+
+    def end_epoch(self, trainer: Trainer) -> None:
+        """Stop everywhere if anybody is to."""
+        decision = trainer.strategy.reduce_boolean_decision(trainer.should_stop, all=False)
+        trainer.should_stop = decision
 
     def gather(
         self, trainer: Trainer, module: LightningModule, results: list[VisitResult]

@@ -21,17 +21,15 @@ if TYPE_CHECKING:
     from fedtt_lightning.callbacks.federated_rounds import FederatedRounds
 
 
-def coming_plan(
-    federation: FederatedRounds, trainer: Trainer, plan: RoundPlan, state: dict[str, Any]
-) -> RoundPlan:
-    """Return what trains here of a round, with the batches that are left of it.
-
-    Args:
-        plan: all of the round.
-        state: `round`, `is_open` and `position` of the round that is open or was last closed.
-    """
+def coming_plan(federation: FederatedRounds, trainer: Trainer) -> RoundPlan:
+    """Return what trains here in the coming round, with the batches that are left of it."""
+    assert federation._planner is not None
+    plan = federation._planner.plan(trainer.current_epoch)
     if federation.exchange is not None and not plan.skipped:
         plan = federation.exchange.share(trainer, plan)[1]
+    state: dict[str, Any] = (federation._saved or {}).get("loop", {"round": -1})
+    if (loop := federation._loop) is not None:
+        state = {"round": loop.round, "is_open": loop.is_open, "position": loop.position}
     start = 0
     if state["round"] == plan.round:
         start = state["position"] if state["is_open"] else plan.num_batches

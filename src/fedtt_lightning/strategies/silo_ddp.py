@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
 from fedtt_lightning.callbacks import LocalDP
+from fedtt_lightning.callbacks.agreement import check_same
 from fedtt_lightning.callbacks.parts import Silo
 from fedtt_lightning.errors import ConfigError
 
@@ -31,7 +32,8 @@ class SiloDDPStrategy(DDPStrategy):
         kwargs: as of DDPStrategy. `timeout` also limits how long silos wait for each other.
 
     Raises:
-        ConfigError: before training, if `silos` does not divide the number of processes.
+        ConfigError: before training, if `silos` does not divide the number of processes, or these
+            have other models.
     """
 
     def __init__(self, silos: int = 1, **kwargs: Any) -> None:
@@ -72,6 +74,11 @@ class SiloDDPStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         module = self.model
         assert isinstance(module, LightningModule)
+        tensors = [
+            f"{name} {tuple(tensor.shape)} {tensor.dtype} {tensor.requires_grad}"
+            for name, tensor in chain(module.named_parameters(), module.named_buffers())
+        ]
+        check_same(module.trainer, {"model": "\n".join(tensors)})  # or the next lines never end
         callbacks = module.trainer.callbacks  # type: ignore[attr-defined]
         # LocalDP adds up over a silo what it has clipped; DDP would average before that.
         alone = self.silo.size == 1 or any(isinstance(c, LocalDP) for c in callbacks)
