@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,14 @@ def write_run(
     folder: Path,
     scores: Sequence[float] = (0.5, 0.6, 0.7),
     *,
+    point: Mapping[str, str] | None = None,
     seed: int = 0,
     method: str = "FedTT",
     rank: int = 4,
     task: str = "sst2",
     **more: Any,
 ) -> Path:
-    """Write a run that ended; `more` goes into summary.json."""
+    """Write a run that ended, of a study's grid if it has a point; `more` goes into its summary."""
     log = folder / "lightning_logs" / "version_0"
     write_rounds(log, scores)
     peft = {"class_path": "fedtt_lightning.TTAdapterConfig", "init_args": {"rank": rank}}
@@ -70,6 +72,8 @@ def write_run(
         **more,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
+    if point is not None:
+        (folder / "cell.json").write_text(json.dumps({"point": point, "error": None}))
     rows = [{"client": c, "examples": 10 + c, "bad": c, "good": 10} for c in range(3)]
     write_table(folder / "partition.csv", rows)
     write_table(
@@ -78,4 +82,21 @@ def write_run(
     )
     visits = [{"client": c, "examples": 9, "visits": (3, 1, 3)[c]} for c in range(3)]
     write_table(folder / "participation.csv", visits)
+    return folder
+
+
+def study_score(rank: str, split: str, seed: int) -> float:
+    """Return the score that `write_study` gives a run, by its first two choices."""
+    return 0.5 + int(rank) / 100 + len(split) / 1000 + seed / 50
+
+
+def write_study(folder: Path, grid: Mapping[str, list[str]], seeds: int = 2) -> Path:
+    """Write a run for each point and seed of a grid whose first axis is the rank."""
+    for choices in product(*grid.values()):
+        for seed in range(seeds):
+            place = folder / "_".join(choices) / f"seed={seed}"
+            scores = [0.1, study_score(*choices[:2], seed)]
+            point = dict(zip(grid, choices, strict=True))
+            write_run(place, scores, seed=seed, rank=int(choices[0]), point=point)
+    (folder / "study.json").write_text(json.dumps({"metric": "val_acc", "grid": dict(grid)}))
     return folder

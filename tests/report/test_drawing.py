@@ -26,8 +26,10 @@ def charts_of(*folders: Path) -> dict[str, Chart]:
 
 
 def tips(chart: Chart) -> list[str]:
+    """Return the words at each mark, its lines joined by a bar."""
     root = ElementTree.fromstring(draw_svg(chart))
-    return [node.text or "" for node in root.iter(f"{SVG}title")]
+    marks = [node for node in root.iter(f"{SVG}g") if node.get("class") == "mark"]
+    return ["|".join(line.text or "" for line in mark.iter(f"{SVG}tspan")) for mark in marks]
 
 
 def luminance(colour: str) -> float:
@@ -70,11 +72,11 @@ def test_every_chart_of_a_run(tmp_path: Path) -> None:
     names = ["score-rounds", "score-bytes", "clients", "drift", "participation", "partition1"]
     assert [*charts] == names
     assert tips(charts["score-rounds"]) == [
-        f"1 FedTT: round {r}, val_acc {score}" for r, score in ((1, 0.5), (2, 0.6), (3, 0.7))
+        f"1 FedTT|round {r}, val_acc {score}" for r, score in ((1, 0.5), (2, 0.6), (3, 0.7))
     ]
     bytes_chart = charts["score-bytes"]
     assert [row[1] for row in bytes_chart.rows()] == [2000, 4000, 6000]
-    assert tips(bytes_chart)[0] == "1 FedTT: bytes 2.0 KiB, val_acc 0.5"
+    assert tips(bytes_chart)[0] == "1 FedTT|bytes 2.0 KiB, val_acc 0.5"
     assert [row[2] for row in charts["clients"].rows()] == [0.4, 0.7, 0.9]
     visits = [row[1:3] for row in charts["participation"].rows()]
     assert visits == [[1, pytest.approx(100 / 3)], [3, pytest.approx(200 / 3)]]
@@ -82,8 +84,8 @@ def test_every_chart_of_a_run(tmp_path: Path) -> None:
     assert charts["partition1"].header() == ["client", "bad", "good"]
     assert charts["partition1"].rows() == counts
     assert tips(charts["partition1"])[2:4] == [
-        "client 1, bad: 1 examples",
-        "client 1, good: 10 examples",
+        "client 1, bad|1 examples",
+        "client 1, good|10 examples",
     ]
 
 
@@ -92,7 +94,7 @@ def test_the_spread_over_seeds(tmp_path: Path) -> None:
     chart = charts_of(*folders)["score-rounds"]
     ((_, round, mean, sd),) = chart.rows()
     assert (round, mean, sd) == pytest.approx((1, 0.55, np.std([0.5, 0.6], ddof=1)))
-    assert tips(chart) == ["1 FedTT: round 1, val_acc 0.55 ± 0.071"]
+    assert tips(chart) == ["1 FedTT|round 1, val_acc 0.55 ± 0.071"]
 
 
 def test_nan_is_left_out_of_a_line_and_kept_in_its_table(tmp_path: Path) -> None:
@@ -131,6 +133,7 @@ def test_labels_are_text(label: str) -> None:
     root = ElementTree.fromstring(draw_svg(chart))
     assert not [node for node in root.iter() if node.tag in (f"{SVG}b", f"{SVG}img")]
     assert [node.text for node in root.iter(f"{SVG}text") if node.text == label] == [label]
+    assert tips(chart) == [f"{label}|round 1, y 0.5", f"{label}|round 2, y 0.6"]
     assert draw_file(chart, "png").startswith(b"\x89PNG")
 
 
@@ -148,5 +151,5 @@ def test_links_inside_a_drawing_lead_to_it_alone(tmp_path: Path) -> None:
 def test_drawings_are_the_same_each_time(tmp_path: Path) -> None:
     chart = charts_of(write_run(tmp_path / "a"))["score-bytes"]
     assert draw_svg(chart) == draw_svg(chart)
-    for kind in ("png", "pdf"):
+    for kind in ("png", "pdf", "svg"):
         assert draw_file(chart, kind) == draw_file(chart, kind)

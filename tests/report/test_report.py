@@ -115,7 +115,9 @@ def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
 def test_figures(tmp_path: Path) -> None:
     Report([write_run(tmp_path / "a")]).write_figures(tmp_path / "figures")
     charts = ("score-rounds", "score-bytes", "clients", "drift", "participation", "partition1")
-    expected = {f"task1-{chart}.{kind}" for chart in charts for kind in ("png", "pdf", "csv")}
+    expected = {
+        f"task1-{chart}.{kind}" for chart in charts for kind in ("svg", "png", "pdf", "csv")
+    }
     expected |= {"task1-methods.csv", "task1-differences.csv"}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == expected
     lines = (tmp_path / "figures" / "task1-score-bytes.csv").read_text().splitlines()

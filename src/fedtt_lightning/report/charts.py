@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any
@@ -31,6 +31,8 @@ class Lines:
     curves: list[tuple[int, str, Points]]
     in_bytes: bool = False  # what x is, on a logarithmic axis
     note: str = ""
+    ticks: Sequence[float] = ()  # the values of x, where they are chosen ones
+    limits: tuple[float, float] | None = None  # of y
 
     def header(self) -> list[str]:
         return ["runs", self.x_label, self.y_label, "± over seeds"]
@@ -45,12 +47,45 @@ class Lines:
             if self.in_bytes:
                 kept = [point for point in kept if point[0] > 0]
             tips = [
-                f"{label}: {self.x_label} {human_bytes(x) if self.in_bytes else f'{x:g}'}, "
+                f"{label}\n{self.x_label} {human_bytes(x) if self.in_bytes else f'{x:g}'}, "
                 f"{self.y_label} {y:.4g}" + (f" ± {sd:.2g}" if sd else "")
                 for x, y, sd in kept
             ]
             if kept:
                 yield index, label, kept, tips
+
+
+@dataclass(frozen=True)
+class Dots:
+    """A chart of dots with whiskers, beside the names of choices; `series` is as `curves` is."""
+
+    key: str
+    title: str
+    axis: str
+    score: str
+    choices: list[str]
+    series: list[tuple[int, str, list[tuple[str, float, float]]]]
+    limits: tuple[float, float] | None = None
+    note: str = ""
+
+    def header(self) -> list[str]:
+        return ["runs", self.axis, self.score, "± over seeds"]
+
+    def rows(self) -> list[list[Any]]:
+        return [[label, *dot] for _, label, dots in self.series for dot in dots]
+
+    def drawn(self) -> Iterator[tuple[int, str, list[tuple[int, float, float]], list[str]]]:
+        """Give the series to draw, with numbers of choices, and the words at each dot."""
+        for index, label, dots in self.series:
+            kept = [dot for dot in dots if isfinite(dot[1])]
+            tips = [
+                f"{label}\n{self.axis} {choice}, {self.score} {mean:.4g}"
+                + (f" ± {sd:.2g}" if sd else "")
+                for choice, mean, sd in kept
+            ]
+            if kept:
+                places = [(self.choices.index(choice), mean, sd) for choice, mean, sd in kept]
+                yield index, label, places, tips
 
 
 @dataclass(frozen=True)
@@ -75,14 +110,14 @@ class HeatMap:
         """Return the counts to draw, and the words at each of them, client by client."""
         counts = self.counts[:_DRAWN_CLIENTS, :_DRAWN_LABELS]
         tips = [
-            f"client {client}, {label}: {count} examples"
+            f"client {client}, {label}\n{count} examples"
             for client, row in zip(self.clients[:_DRAWN_CLIENTS], counts.tolist(), strict=True)
             for label, count in zip(self.labels[:_DRAWN_LABELS], row, strict=True)
         ]
         return counts, tips
 
 
-Chart = Lines | HeatMap
+Chart = Lines | Dots | HeatMap
 
 
 def task_charts(task: Task, number_of_task: int) -> list[Chart]:

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         "--figures",
         type=Path,
         metavar="FOLDER",
-        help="write each chart as PNG, PDF and CSV, and each table as CSV",
+        help="write each chart as SVG, PNG, PDF and CSV, and each table as CSV",
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     try:

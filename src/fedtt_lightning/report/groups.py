@@ -28,7 +28,8 @@ class Group:
     """Runs of one configuration, each with a seed of its own.
 
     Attributes:
-        label: its number in the task, its method, and what tells it from the task's other groups.
+        label: its number in the task, and what tells it from the task's other groups: its choices
+            in a study's grid, or else its method and settings.
         settings: its configuration by dotted keys, without seeds and places.
     """
 
@@ -36,6 +37,22 @@ class Group:
     settings: Flat
     finished: bool
     label: str = ""
+
+    @property
+    def point(self) -> dict[str, str]:
+        """Its choice on each axis of a study's grid; empty if it is of no study."""
+        return self.runs[0].point
+
+    @property
+    def place(self) -> list[int]:
+        """The numbers of these choices in the study; what it does not name comes last."""
+        grid = self.runs[0].study.get("grid")
+        axes = grid if isinstance(grid, dict) else {}
+        known = [(axes.get(axis), choice) for axis, choice in self.point.items()]
+        return [
+            names.index(choice) if isinstance(names, list) and choice in names else 1000
+            for names, choice in known
+        ]
 
     def values(self, metric: str) -> list[float]:
         """Return the last value of a metric in each run that has it."""
@@ -81,14 +98,14 @@ def group_runs(runs: Iterable[Run]) -> list[Task]:
     seen: dict[str, Run] = {}
     for run in runs:
         flat = {k: v for k, v in flatten(run.config).items() if not _below(k, _PLACES)}
-        whole = json.dumps(flat, sort_keys=True)
+        whole = json.dumps([run.point, flat], sort_keys=True)
         if run.config and (first := seen.setdefault(whole, run)) is not run:
             run.problems.append(f"the same configuration and seed as {first.name}: not counted")
             continue
         settings = {key: value for key, value in flat.items() if not _below(key, _SEEDS)}
         finished = bool(run.summary)
         # Those that ended may have done so early; of the others only like numbers are averaged.
-        same = [settings, finished or run.rounds] if run.config else [str(run.folder)]
+        same = [run.point, settings, finished or run.rounds] if run.config else [str(run.folder)]
         groups = tasks.setdefault(_task_name(run), {})
         group = groups.setdefault(json.dumps(same, sort_keys=True), Group([], settings, finished))
         group.runs.append(run)
@@ -149,7 +166,10 @@ def _scores(run: Run) -> list[str]:
 
 def _labelled(task: Task) -> Task:
     scores = [score for group in task.groups for run in group.runs for score in _scores(run)]
-    task.metrics = sorted(set(scores), key=scores.index)
+    chosen = [str(run.study.get("metric")) for group in task.groups for run in group.runs]
+    shown = [name for name in chosen if any(group.values(name) for group in task.groups)]
+    task.metrics = list(dict.fromkeys([*shown, *scores]))
+    task.groups.sort(key=lambda group: group.place)
     rows = task.differences()
     methods = [str(g.runs[0].summary.get("method") or g.runs[0].name) for g in task.groups]
     for index, (group, method) in enumerate(zip(task.groups, methods, strict=True)):
@@ -161,6 +181,17 @@ def _labelled(task: Task) -> Task:
             if row[index] and len({row[other] for other in same}) > 1
         ]
         state = [] if group.finished else [f"unfinished: {group.runs[0].rounds} rounds"]
-        label = ", ".join([method, *state, *told[:3]])
+        if group.point:
+            label = ", ".join([*choice_words(group.point), *state])
+        else:
+            label = ", ".join([method, *state, *told[:3]])
         group.label = f"{index + 1} {label[:80]}"
     return task
+
+
+def choice_words(point: Mapping[str, str]) -> list[str]:
+    """Return choices as people read them; one that begins with a digit goes with its axis."""
+    return [
+        f"{axis.rpartition('.')[2]} {choice}" if choice[:1].isdigit() else choice
+        for axis, choice in point.items()
+    ]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.report.charts import task_charts
+from fedtt_lightning.report.charts import Chart, task_charts
 from fedtt_lightning.report.groups import flatten, group_runs
 from fedtt_lightning.report.run_folder import Run, read_runs
+from fedtt_lightning.report.study_grid import study_grid
 from fedtt_lightning.report.tables import (
     Table,
     difference_table,
@@ -46,7 +47,11 @@ class Report:
         self._runs, self.problems = read_runs([Path(folder) for folder in folders])
         self._tasks = group_runs(self._runs)
         self.problems += [f"{run.name}: {line}" for run in self._runs for line in run.problems]
-        self._charts = [task_charts(task, i + 1) for i, task in enumerate(self._tasks)]
+        self._grids = [study_grid(task) for task in self._tasks]
+        self._charts: list[list[Chart]] = [
+            [*(grid.charts(f"task{i}-") if grid else ()), *task_charts(task, i)]
+            for i, (task, grid) in enumerate(zip(self._tasks, self._grids, strict=True), 1)
+        ]
         self._lines = [[method_numbers(g, task) for g in task.groups] for task in self._tasks]
 
     @cached_property
@@ -64,11 +69,11 @@ class Report:
         tasks = [
             {
                 "name": task.name,
-                "methods": methods,
+                "tables": tables,
                 "differences": differences,
                 "charts": [*zip(charts, map(Markup, svgs), strict=True)],
             }
-            for task, charts, svgs, (methods, differences) in zip(
+            for task, charts, svgs, (*tables, differences) in zip(
                 self._tasks, self._charts, pictures, self._tables, strict=True
             )
         ]
@@ -108,12 +113,12 @@ class Report:
         _write(Path(path), self.html.encode())
 
     def write_figures(self, folder: str | Path) -> None:
-        """Write each chart as PNG, PDF and CSV, and each table as CSV."""
+        """Write each chart as SVG, PNG, PDF and CSV, and each table as CSV."""
         from fedtt_lightning.report.drawing import draw_file
 
         for charts, tables in zip(self._charts, self._tables, strict=True):
             for chart in charts:
-                for kind in ("png", "pdf"):
+                for kind in ("svg", "png", "pdf"):
                     _write(Path(folder) / f"{chart.key}.{kind}", draw_file(chart, kind))
                 _write_csv(Path(folder) / f"{chart.key}.csv", chart.header(), chart.rows())
             for table in tables:
@@ -126,10 +131,16 @@ class Report:
         return [_origin(run, labels.get(run.name)) for run in self._runs]
 
     @property
-    def _tables(self) -> list[tuple[Table, Table]]:
+    def _tables(self) -> list[list[Table]]:
+        """By task: its study's grid, if there is one, its methods, and where they differ."""
+        tasks = enumerate(zip(self._tasks, self._grids, self._lines, strict=True), 1)
         return [
-            (method_table(lines, f"task{i}-"), difference_table(task, f"task{i}-"))
-            for i, (task, lines) in enumerate(zip(self._tasks, self._lines, strict=True), 1)
+            [
+                *([grid.table(f"task{i}-")] if grid else []),
+                method_table(lines, f"task{i}-"),
+                difference_table(task, f"task{i}-"),
+            ]
+            for i, (task, grid, lines) in tasks
         ]
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from fedtt_lightning.errors import ConfigError
 
-_SIGNS = ("summary.json", "config.yaml", "metrics.csv")
+_SIGNS = ("summary.json", "config.yaml", "metrics.csv", "cell.json")
 Row = dict[str, str]
 
 
@@ -29,6 +29,8 @@ class Run:
         config: the configuration with all defaults; empty if there is none.
         series: values by metric and round, rounds from 1; NaN where a NaN was logged.
         tables: the rows of partition.csv, clients.csv and participation.csv, by those names.
+        point: its choice on each axis of a study's grid; empty if it is of no study.
+        study: what the study's `study.json` says: its `metric`, and its `grid` in order.
         problems: what could not be read, a line each.
     """
 
@@ -38,6 +40,8 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     series: dict[str, dict[int, float]] = field(default_factory=dict)
     tables: dict[str, list[Row]] = field(default_factory=dict)
+    point: dict[str, str] = field(default_factory=dict)
+    study: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -136,6 +140,7 @@ def _read(folder: Path, name: str) -> Run:
     for table in ("partition", "clients", "participation"):
         if rows := _rows(run, folder / f"{table}.csv"):
             run.tables[table] = rows
+    _read_cell(run)
     if not run.summary:
         run.problems.append("no summary.json: it has not ended, or had no RoundReport")
     elif run.series and run.rounds - number(run.summary.get("rounds"), 0) not in (0, 1):
@@ -151,6 +156,17 @@ def _read(folder: Path, name: str) -> Run:
     if broken:
         run.problems.append(f"NaN or infinite in some rounds: {', '.join(sorted(broken))}")
     return run
+
+
+def _read_cell(run: Run) -> None:
+    """Read what the run is to a study, if it is one of its cells."""
+    cell = _mapping(run, run.folder / "cell.json", json.loads)
+    if isinstance(point := cell.get("point"), dict):
+        run.point = {axis: str(choice) for axis, choice in point.items()}
+        # FOLDER/POINT/SEED is a cell's folder.
+        run.study = _mapping(run, run.folder.parent.parent / "study.json", json.loads)
+    if error := cell.get("error"):
+        run.problems.append(f"it has failed: {str(error)[:200]}")
 
 
 def _add_earlier(run: Run, rows: Iterable[Row]) -> None:

@@ -64,7 +64,7 @@ def method_table(lines: Sequence[dict[str, Any]], key: str) -> Table:
                 " to ".join(map(str, sorted({min(line["rounds"]), max(line["rounds"])}))),
                 "" if parameters is None or not isfinite(parameters) else f"{parameters:,.0f}",
                 *(_bytes(line[size]) for size in sizes),
-                *(_mean_and_spread(line["metrics"].get(name)) for name in names),
+                *(_measured_words(line["metrics"].get(name)) for name in names),
                 ("" if line["seconds"] is None else f"{line['seconds']:.1f}")
                 + (" of the last start" if line["resumed"] else ""),
             ]
@@ -73,9 +73,15 @@ def method_table(lines: Sequence[dict[str, Any]], key: str) -> Table:
 
 
 def difference_table(task: Task, key: str) -> Table:
-    """Return the keys in which the configurations of a task differ, a column for each group."""
+    """Return the keys in which the configurations of a task differ, by group.
+
+    There are as many rows as the longer of both has: pages are higher than wide.
+    """
     header = ["key", *(group.label for group in task.groups)]
     rows = [[name, *values] for name, values in task.differences().items()]
+    if rows and len(rows) < len(header) - 1:
+        header, *rows = map(list, zip(header, *rows, strict=True))
+        header[0] = "runs"
     return Table(f"{key}differences", "Where the configurations differ", header, rows)
 
 
@@ -92,10 +98,12 @@ def _metric_head(name: str) -> str:
     return {"dp/epsilon_max": "ε", "dp/central_epsilon_max": "central ε"}.get(name, name)
 
 
-def _mean_and_spread(measured: dict[str, Any] | None) -> str:
-    if measured is None:
-        return ""
-    mean, sd = measured["mean"], measured["sd"]
+def _measured_words(measured: dict[str, Any] | None) -> str:
+    return "" if measured is None else score_words(measured["mean"], measured["sd"])
+
+
+def score_words(mean: float, sd: float | None) -> str:
+    """Write a mean with its standard deviation, if there is one."""
     return f"{mean:.4g}" if sd is None else f"{mean:.4g} ± {sd:.2g}"
 
 

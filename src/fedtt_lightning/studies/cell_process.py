@@ -98,6 +98,8 @@ def _fit(arguments: list[str], log: Path, cwd: Path, gpu: str | None, threads: i
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(cwd)
+    # A forked process is told its parent's: the run is to record the command that repeats it.
+    sys.orig_argv = [sys.executable, "-m", "fedtt_lightning", *arguments]
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     import torch

@@ -96,6 +96,7 @@ def _run(study: Study, cells: list[Cell], folders: dict[str, str], args: argpars
     stopped = False
     try:
         with _alone_in(study.folder):
+            study.write()
             runner.run()
     except KeyboardInterrupt:
         stopped = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,15 @@ class Study:
     seeds: tuple[int, ...]
     metric: str
     folder: Path
+
+    def write(self) -> None:
+        """Write `study.json` in the folder: the metric and the grid's names in their order."""
+        grid = {axis: [choice.name for choice in choices] for axis, choices in self.grid.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".study.json.{os.getpid()}.partial"
+        text = json.dumps({"metric": self.metric, "grid": grid}, indent=1)
+        partial.write_text(text + "\n", "utf-8")
+        partial.replace(self.folder / "study.json")
 
 
 def read_study(path: str) -> Study:

@@ -1,0 +1,131 @@
+"""A study by its axes: what its table and its charts hold, whatever order the folders are in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedtt_lightning.report import Report
+from fedtt_lightning.report.charts import Dots, Lines
+from fedtt_lightning.report.groups import group_runs
+from fedtt_lightning.report.run_folder import read_runs
+from fedtt_lightning.report.study_grid import StudyGrid, study_grid
+from run_files import NOT_A_NUMBER, study_score, write_run, write_study
+
+GRID = {"model.peft.rank": ["16", "2"], "split": ["severe", "iid", "alpha 1"]}
+
+
+def grid_of(folder: Path) -> StudyGrid:
+    (task,) = group_runs(read_runs([folder])[0])
+    grid = study_grid(task)
+    assert grid is not None
+    return grid
+
+
+def test_table_has_the_longest_axis_down_and_the_next_across(tmp_path: Path) -> None:
+    table = grid_of(write_study(tmp_path, GRID)).table("")
+    assert table.title == "val_acc by rank and split"
+    assert table.header == ["split", "rank 16", "rank 2"]
+    sd = np.std([study_score("2", "iid", seed) for seed in (0, 1)], ddof=1)
+    assert table.rows == [
+        [split, *(f"{study_score(rank, split, 0) + 0.01:.4g} ± {sd:.2g}" for rank in ("16", "2"))]
+        for split in GRID["split"]
+    ]
+
+
+def test_names_along_are_dots_with_whiskers(tmp_path: Path) -> None:
+    (chart,) = grid_of(write_study(tmp_path, GRID)).charts("task1-")
+    assert isinstance(chart, Dots) and chart.key == "task1-grid1"
+    assert chart.choices == GRID["split"]
+    assert [label for _, label, _ in chart.series] == ["rank 16", "rank 2"]
+    sd = np.std([0, 1 / 50], ddof=1)
+    means = [[split, study_score("16", split, 0) + 0.01, sd] for split in GRID["split"]]
+    for row, (split, mean, spread) in zip(chart.rows(), means, strict=False):
+        assert row == ["rank 16", split, pytest.approx(mean), pytest.approx(spread)]
+    assert len(chart.rows()) == 6
+
+
+def test_numbers_along_are_an_axis(tmp_path: Path) -> None:
+    grid = {"rank": ["32", "1", "8"], "split": ["iid", "severe"]}
+    (chart,) = grid_of(write_study(tmp_path, grid)).charts("")
+    assert isinstance(chart, Lines) and chart.x_label == "rank"
+    assert sorted(chart.ticks) == [1, 8, 32]
+    assert [[x for x, _, _ in points] for _, _, points in chart.curves] == [[1, 8, 32]] * 2
+    assert [label for _, label, _ in chart.curves] == ["iid", "severe"]
+
+
+def test_further_axes_have_charts_apart_of_one_scale(tmp_path: Path) -> None:
+    grid = {"rank": ["2", "16"], "split": ["iid", "b"], "data.clients": ["3", "50", "7"]}
+    found = grid_of(write_study(tmp_path, grid, seeds=1))
+    charts = found.charts("")
+    titles = [f"val_acc by split and clients, rank {rank}" for rank in (2, 16)]
+    assert [chart.title for chart in charts] == titles
+    low, high = charts[0].limits or (0, 0)
+    assert charts[1].limits == (low, high)
+    values = [study_score(rank, split, 0) for rank in grid["rank"] for split in grid["split"]]
+    assert low < min(values) and high > max(values)
+    assert found.table("").header == ["rank", "clients", "iid", "b"]
+    assert len(found.table("").rows) == 6
+
+
+def test_seeds_that_have_not_ended_are_told(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, GRID)
+    for seed, point in enumerate(("2_iid", "2_severe")):
+        (folder / point / f"seed={seed}" / "summary.json").unlink()
+    (folder / "2_severe" / "seed=0" / "summary.json").unlink()
+    rows = grid_of(folder).table("").rows
+    assert rows[0][2] == "" and rows[1][2] == f"{study_score('2', 'iid', 1):.4g} (1/2)"
+
+
+def test_a_point_of_nan_is_in_the_table_and_not_drawn(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, GRID, seeds=1)
+    point = {"model.peft.rank": "2", "split": "iid"}
+    write_run(folder / "2_iid/seed=0", [0.1, NOT_A_NUMBER], rank=2, point=point)
+    found = grid_of(folder)
+    assert found.table("").rows[1] == ["iid", f"{study_score('16', 'iid', 0):.4g}", "nan"]
+    (chart,) = found.charts("")
+    assert [len(said) for *_, said in chart.drawn()] == [3, 2]
+    assert all(np.isfinite(chart.limits or NOT_A_NUMBER))
+
+
+def test_points_of_one_configuration_stay_apart(tmp_path: Path) -> None:
+    """Such as a choice that names what is the default."""
+    folders = [write_run(tmp_path / n / "s", point={"method": n}) for n in ("FedTT", "same")]
+    (task,) = group_runs(read_runs(folders)[0])
+    assert [group.label for group in task.groups] == ["1 FedTT", "2 same"]
+
+
+@pytest.mark.parametrize("points", [[None, None], [{"a": "1"}, None], [{"a": "1"}, {"b": "1"}]])
+def test_no_grid(tmp_path: Path, points: list[dict[str, str] | None]) -> None:
+    for i, point in enumerate(points):
+        write_run(tmp_path / f"{i}" / "s", rank=i + 1, point=point)
+    (task,) = group_runs(read_runs([tmp_path])[0])
+    assert study_grid(task) is None
+
+
+def test_the_page_and_the_figures_have_it_first(tmp_path: Path) -> None:
+    report = Report([write_study(tmp_path / "study", GRID, seeds=1)])
+    (task,) = report.numbers()["tasks"]
+    assert [*task["charts"]][:2] == ["task1-grid1", "task1-score-rounds"]
+    assert [group["label"] for group in task["groups"]][:2] == [
+        "1 rank 16, severe",
+        "2 rank 16, iid",
+    ]
+    assert report.html.index("val_acc by rank and split") < report.html.index("Methods")
+    report.write_figures(tmp_path / "figures")
+    for kind in ("svg", "png", "pdf", "csv"):
+        assert (tmp_path / "figures" / f"task1-grid1.{kind}").stat().st_size
+    lines = (tmp_path / "figures" / "task1-grid.csv").read_text().splitlines()
+    assert lines[0] == "split,rank 16,rank 2" and len(lines) == 4
+
+
+def test_what_has_failed_is_told(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, GRID, seeds=1) / "2_iid" / "seed=0"
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    (folder / "cell.json").write_text('{"point": {}, "error": "out of memory"}')
+    problems = Report([tmp_path]).problems
+    assert "2_iid/seed=0: it has failed: out of memory" in problems
