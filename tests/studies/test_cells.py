@@ -94,16 +94,19 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 
 def test_plan_knows_what_finished_cells_took(tmp_path: Path) -> None:
     found = cells(tmp_path)
-    plan = study_plan(found, 2)
+    plan = study_plan(found, found, 2)
     assert plan["seconds_left"] is None and plan["bytes_left"] is None
     assert "nothing is known" in plan_text(plan)
     found[0].write(60.0, summary=SUMMARY)
-    plan = study_plan(found, 2)
+    plan = study_plan(found, found, 2)
     assert [row["state"] for row in plan["cells"]] == ["finished", *["to run"] * 3]
     assert [row["bytes"] for row in plan["cells"]] == [1500, None, 1500, None]
     assert plan["seconds_left"] == 3 * 60 / 2 and plan["bytes_left"] == 1500
     assert plan["cells_of_unknown_bytes"] == 2
+    share = study_plan(found, found[1:3], 2)  # what others have run is known to it
+    assert [row["bytes"] for row in share["cells"]] == [None, 1500]
+    assert share["seconds_left"] == 60
     assert "about 1.5 minutes" in plan_text(plan)
     for cell in found:
         cell.write(60.0, summary=SUMMARY)
-    assert study_plan(found, 2)["seconds_left"] == 0
+    assert study_plan(found, found, 2)["seconds_left"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import statistics
 from pathlib import Path
 from typing import Any
@@ -95,15 +94,3 @@ def test_what_fit_does_not_know_is_refused_before_a_run(
     assert error.startswith(f"error: {tmp_path}/study.yaml: ")
     assert message in error and "\n" not in error
     assert not (tmp_path / "runs").exists()
-
-
-def test_folder_is_of_one_study_at_a_time(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path, said(tmp_path))
-    (tmp_path / "runs").mkdir()
-    with (tmp_path / "runs/.lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        assert main(["study", "--config", path]) == 2
-    assert "a study runs in" in capsys.readouterr().err
-    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == [".lock"]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from fedtt_lightning.arguments import Parser
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.studies.cells import Cell, cells_of
+from fedtt_lightning.studies.shares import alone_with, share_of
 from fedtt_lightning.studies.study_file import Study, as_text, read_study
 
 
@@ -36,6 +33,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--jobs", type=_jobs, help="cells at a time (default: the GPUs, or else the CPU cores)"
     )
+    parser.add_argument(
+        "--cells",
+        metavar="K/N",
+        default="1/1",
+        help="run the K-th of N shares of the cells alone, such as 3/8 in the third of 8 jobs",
+    )
     parser.add_argument("--data", help="folder that {data} stands for in the study file")
     parser.add_argument("--backbone", help="folder or name that {backbone} stands for")
     parser.add_argument(
@@ -54,8 +57,9 @@ def main(argv: list[str]) -> int:
         args = _parser().parse_args(argv)
         study = read_study(args.config)
         cells = cells_of(study)
+        mine = share_of(cells, args.cells)
         folders = _folders(study, cells, args)
-        return _run(study, cells, folders, args)
+        return _run(study, cells, mine, folders, args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -75,7 +79,14 @@ def _folders(study: Study, cells: list[Cell], args: argparse.Namespace) -> dict[
     return {name: folder for name, folder in given.items() if folder is not None}
 
 
-def _run(study: Study, cells: list[Cell], folders: dict[str, str], args: argparse.Namespace) -> int:
+def _run(
+    study: Study,
+    cells: list[Cell],
+    mine: list[Cell],
+    folders: dict[str, str],
+    args: argparse.Namespace,
+) -> int:
+    """Run this process's cells, and tell the results of all that have finished so far."""
     # Which import torch and Lightning: after --help and what can be refused at once.
     from rich.console import Console
 
@@ -89,13 +100,13 @@ def _run(study: Study, cells: list[Cell], folders: dict[str, str], args: argpars
     gpus = _gpus() if check_cells(study, cells, folders) else []
     jobs = args.jobs or len(gpus) or cores()
     if args.dry_run:
-        plan = study_plan(cells, jobs)
+        plan = study_plan(cells, mine, jobs)
         print(json.dumps(plan, indent=2) if args.json else plan_text(plan))
         return 0
-    runner = StudyRunner(cells, study.metric, folders, jobs, gpus)
+    runner = StudyRunner(mine, study.metric, folders, jobs, gpus)
     stopped = False
     try:
-        with _alone_in(study.folder):
+        with alone_with(study.folder, mine):
             study.write()
             runner.run()
     except KeyboardInterrupt:
@@ -113,24 +124,10 @@ def _run(study: Study, cells: list[Cell], folders: dict[str, str], args: argpars
     for cell, reason in runner.failed:
         print(f"failed: {cell.name}: {reason} (see {cell.log})", file=sys.stderr)
     if stopped:
-        left = sum(cell.finished() is None for cell in cells)
+        left = sum(cell.finished() is None for cell in mine)
         print(f"stopped with {left} cells to run: the same command goes on", file=sys.stderr)
         return 130
     return 1 if runner.failed else 0
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Let no other study use the folder for as long as this process lives."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"a study runs in {folder} now: wait until it has ended, or choose another folder"
-            ) from None
-        yield
 
 
 def _gpus() -> list[str]:

@@ -10,8 +10,8 @@ from fedtt_lightning.studies.cells import Cell
 from fedtt_lightning.wording import human_bytes
 
 
-def study_plan(cells: Sequence[Cell], jobs: int) -> dict[str, Any]:
-    """Return the cells with their states, and what those that have not finished will take.
+def study_plan(cells: Sequence[Cell], mine: Sequence[Cell], jobs: int) -> dict[str, Any]:
+    """Return this process's cells with their states, and what is left of them will take.
 
     A cell is taken to need the time of finished cells at its point of the grid (other seeds), or
     else of all of them; a part that it has run already is left out. Bytes are those of finished
@@ -27,6 +27,8 @@ def study_plan(cells: Sequence[Cell], jobs: int) -> dict[str, Any]:
     done = [(cell, record) for cell, record in zip(cells, records, strict=True) if record]
     rows: list[dict[str, Any]] = []
     for cell, record in zip(cells, records, strict=True):
+        if cell not in mine:
+            continue
         same = [record] if record else [r for other, r in done if other.point == cell.point]
         times = [r["seconds"] for r in same or [r for _, r in done]]
         rows.append(

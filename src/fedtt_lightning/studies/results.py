@@ -11,7 +11,7 @@ from rich.table import Table
 from fedtt_lightning.callbacks.csv_file import write_csv
 from fedtt_lightning.studies.cells import Cell
 from fedtt_lightning.studies.runner import metric_of
-from fedtt_lightning.studies.study_file import Study
+from fedtt_lightning.studies.study_file import Study, process_name
 from fedtt_lightning.wording import human_bytes
 
 _COUNTS = (
@@ -66,7 +66,10 @@ def write_results(study: Study, rows: Sequence[dict[str, Any]]) -> None:
         (*row["point"].values(), len(row["scores"]), *(row[column] for column in columns))
         for row in rows
     ]
-    write_csv(study.folder / "results.csv", header, lines)
+    # Processes with shares of one study may come here at the same time.
+    own = study.folder / f".results.{process_name()}.csv"
+    write_csv(own, header, lines)
+    own.replace(study.folder / "results.csv")
 
 
 def results_table(study: Study, rows: Sequence[dict[str, Any]]) -> Table:

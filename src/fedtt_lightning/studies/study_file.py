@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Study:
         """Write `study.json` in the folder: the metric and the grid's names in their order."""
         grid = {axis: [choice.name for choice in choices] for axis, choices in self.grid.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".study.json.{os.getpid()}.partial"
+        partial = self.folder / f".study.json.{process_name()}.partial"
         text = json.dumps({"metric": self.metric, "grid": grid}, indent=1)
         partial.write_text(text + "\n", "utf-8")
         partial.replace(self.folder / "study.json")
@@ -174,6 +175,11 @@ def _seeds(path: str, value: Any) -> tuple[int, ...]:
     if min(value) < 0:
         raise ConfigError(f"{path}: seeds lists {min(value)}: give numbers from 0 up")
     return tuple(value)
+
+
+def process_name() -> str:
+    """Return a name that no other process has now that shares the folder."""
+    return f"{platform.node()}-{os.getpid()}"
 
 
 def as_text(value: Any) -> str:
