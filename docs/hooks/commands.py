@@ -19,7 +19,7 @@ LightningCLI with the keys `federation` and `predictions`; [all keys](keys.md).
 |---|---|
 | `--config FILE` | a config file; may be given several times, and files add to each other |
 | `--KEY VALUE` | any key of a config: `--trainer.max_epochs 5` |
-| `--ckpt_path FILE` | a checkpoint to go on from or to evaluate; `last` and `best` find it |
+| `--ckpt_path FILE` | a checkpoint to go on from or to evaluate; `last` is the newest |
 | `--print_config` | shows what a run would use, and runs nothing |
 | `--KEY.help CLASS` | the arguments of a class: `--federation.aggregation.help Krum` |
 

@@ -52,7 +52,8 @@ a file, and on the command line as `--federation.sampler PoissonSampler`, follow
 
 All of Lightning's keys are there as well:
 [`trainer`](https://lightning.ai/docs/pytorch/stable/common/trainer.html) (of which `max_epochs` are
-rounds), `optimizer`, `lr_scheduler`, `seed_everything`, `ckpt_path`.
+rounds), `optimizer`, `lr_scheduler`, `seed_everything`, `ckpt_path`. The file of a study has
+[keys of its own](../studies.md#the-study-file).
 """
 
 
