@@ -5,7 +5,10 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -13,6 +16,7 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
         "fedtt_lightning.callbacks",
+        "fedtt_lightning.cli",
         "fedtt_lightning.strategies",
         "opacus.accountants",
         "opacus.optimizers",
@@ -46,6 +50,16 @@ def launch(
         for process in ranks:
             process.kill()
             process.join()
+
+
+def run_command(folder: Path, args: list[str]) -> None:
+    """Do `python -m fedtt_lightning` in a launched process; what it says is in `said-RANK`."""
+    from fedtt_lightning.__main__ import main
+
+    said = (folder / f"said-{os.environ['LOCAL_RANK']}").open("w", buffering=1)
+    with redirect_stdout(said), redirect_stderr(said):
+        code = main(args)
+    sys.exit(code)
 
 
 def _call(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedtt_lightning.__main__ import main
+from launch import launch, run_command
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = "configs/cluster"
@@ -128,29 +129,12 @@ def test_a_silo_over_two_nodes_of_slurm(tiny_backbone: str, tmp_path: Path) -> N
 
 @pytest.mark.processes
 def test_a_silo_that_loses_a_process_ends_with_one_line(tiny_backbone: str, tmp_path: Path) -> None:
-    run = [*small(tmp_path, tiny_backbone), "--trainer.strategy.silos", "1"]
-    command = ["-m", "fedtt_lightning", "fit", "--config", f"{CLUSTER}/lanes.yaml", *run]
-    ranks: list[subprocess.Popen[bytes]] = []
-    said = (tmp_path / "said").open("w+b")
-    try:
-        for rank in range(2):
-            ranks.append(
-                subprocess.Popen(
-                    [sys.executable, *command, "--trainer.max_epochs", "1000"],
-                    cwd=ROOT,
-                    env=environment(tmp_path) | {"LOCAL_RANK": str(rank)},
-                    stdout=said if rank == 0 else subprocess.DEVNULL,
-                    stderr=said if rank == 0 else subprocess.DEVNULL,
-                )
-            )
-        wait_for(lambda: b"round 2/1000" in (tmp_path / "said").read_bytes())
-        ranks[1].kill()
-        assert ranks[0].wait(100) == 2
-    finally:
-        for rank in ranks:
-            rank.kill()
-    said.close()
-    shown = (tmp_path / "said").read_text()
+    command = ["fit", "--config", str(ROOT / CLUSTER / "lanes.yaml")]
+    options = [*small(tmp_path, tiny_backbone), "--trainer.strategy.silos", "1"]
+    loses = ["--trainer.callbacks+", "toy_run.LosesSecond"]
+    codes = launch(run_command, tmp_path, [*command, *options, *loses], processes=2)
+    assert codes == [2, -signal.SIGKILL]
+    shown = (tmp_path / "said-0").read_text()
     (line,) = [line for line in shown.splitlines() if line.startswith("error: ")]
     assert "lost" in line and line.endswith("--ckpt_path last")
     assert "Traceback" not in shown
