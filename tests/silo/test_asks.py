@@ -50,6 +50,16 @@ def test_a_round_that_was_passed_over_is_not_trained_later(silo: Silo) -> None:
     assert refused.reason.startswith("client 0 has begun round 2 already, and goes back to round 2")
 
 
+def test_a_round_takes_the_place_of_one_that_was_not_begun(silo: Silo) -> None:
+    first, answer = silo.say(1)
+    assert silo.asks.next(10) == first
+    silo.say(2)
+    assert answer.result(10) == Refused("another round than 2 was asked for")
+    later = silo.asks.next(0)
+    assert later is not None and later.round == 2
+    silo.asks.pass_over(2)
+
+
 def test_a_broken_socket_ends_the_wait(silo: Silo) -> None:
     silo.server.close()
     with pytest.raises(FederationError, match=r"^the silo's socket broke: OSError"):

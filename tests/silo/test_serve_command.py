@@ -37,6 +37,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(path, weights_only=True)["state_dict"])
 
 
+@pytest.mark.parametrize("command", ["serve", "silo"])
+def test_help_names_the_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m fedtt_lightning {command} [")
+
+
 @pytest.mark.processes
 def test_one_config_gives_one_adapter_by_fit_and_by_serve(
     forks: Forks, tiny_backbone: str, tmp_path: Path, sockets: list[str]

@@ -31,6 +31,12 @@ def test_a_server_that_cannot_be(tmp_path: Path, server: str) -> None:
         SuperNode(server, "ca.crt", "key", "/x", tmp_path, 99, 60.0)
 
 
+@pytest.mark.parametrize("character", ['"', "\\", "\n"])
+def test_a_socket_that_flower_cannot_be_told(tmp_path: Path, character: str) -> None:
+    with pytest.raises(ConfigError, match=r"^silo.socket: '/.*' has a character that Flower"):
+        SuperNode("h:1", "ca.crt", "key", f"/a{character}b", tmp_path, 99, 60.0)
+
+
 def test_a_server_whose_certificate_has_expired(tmp_path: Path) -> None:
     write_certificates(tmp_path, [], 1)
     write_node_key(tmp_path / "key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -77,11 +78,9 @@ class Communication(Callback):
         old: AdapterState,
         new: AdapterState,
     ) -> None:
-        round = find_federation(trainer).loop.round
-        before = old.tensors()
-        for name, tensor in new.tensors().items():
-            if not torch.equal(tensor, before[name]):
-                self._changed[name] = round
+        before, after = old.tensors(), new.tensors()
+        changed = [name for name in after if not torch.equal(after[name], before[name])]
+        self.note_changed(changed, find_federation(trainer).loop.round)
 
     def on_round_end(self, trainer: Trainer, pl_module: LightningModule, plan: RoundPlan) -> None:
         # Callbacks that are called before this one may have counted since the round started, and
@@ -96,6 +95,10 @@ class Communication(Callback):
             "comm/download_bytes_total": self.downloaded_total,
         }.items():
             federation.log_round(pl_module, name, value)
+
+    def note_changed(self, names: Iterable[str], round: int) -> None:
+        """Note what the aggregate of a round has changed, which clients then have to fetch."""
+        self._changed |= dict.fromkeys(names, round)
 
     def count_upload(self, nbytes: int) -> None:
         """Count bytes that a client sends."""

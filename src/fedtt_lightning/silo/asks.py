@@ -83,6 +83,7 @@ class Asks:
         self._next: tuple[Train, Request] | None = None
         self._current: Train | None = None
         self._waiting: list[Request] = []
+        self._replaced: list[tuple[Train, Request]] = []  # whose place others have taken
         self._strangers: set[str] = set()  # other runs that have asked
         self._closed = False
         self._broken: Exception | None = None  # what ended the thread
@@ -170,6 +171,9 @@ class Asks:
                 reply = Refused(str(error))
             if reply is not None:
                 request.reply(reply if isinstance(reply, bytes) else encode(reply))
+            while self._replaced:  # by this thread, so no lock is held while their peers read
+                old, asked = self._replaced.pop()
+                asked.reply(encode(Refused(f"another round than {old.round + 1} was asked for")))
 
     def _receive(self, message: Message, request: Request) -> Message | bytes | None:
         """Return the answer to a request, or None if it has to wait for a visit."""
@@ -201,10 +205,10 @@ class Asks:
             return None
         if ask.round <= self._begun:
             return self._too_late(ask.round)
-        old, self._next = self._next, (ask, request)
+        if self._next is not None:
+            self._replaced.append(self._next)
+        self._next = ask, request
         self._changed.notify_all()
-        if old is not None:
-            old[1].reply(encode(Refused(f"round {ask.round + 1} was asked for meanwhile")))
         return None
 
     def _too_late(self, round: int) -> Refused:

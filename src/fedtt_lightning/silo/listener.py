@@ -63,16 +63,16 @@ class Listener:
         self._asks: Asks | None = None
         self._node: SuperNode | None = None
         self._folder: IO[bytes] | None = None  # the lock on it
-        problem = ""
+        failure: Exception | None = None
         if trainer.is_global_zero:
             try:
                 self._asks = self._open(run, answer)
                 self._node = self._connect()
-            except ConfigError as error:
-                problem = str(error)
-        if problem := trainer.strategy.broadcast(problem):
+            except Exception as error:  # or the others would wait for this process
+                failure = error
+        if problem := trainer.strategy.broadcast(_words(failure)):
             self.close()
-            raise ConfigError(problem)
+            raise failure or ConfigError(problem)
 
     def _open(self, run: str | None, answer: Answer | None) -> Asks:
         settings, loop = self._settings, self._loop
@@ -135,8 +135,12 @@ class Listener:
         start = monotonic()
         while True:
             word, data = "", b""
+            failure: Exception | None = None
             if self._asks is not None:
-                word, data = self._listen(self._asks, round, start)
+                try:
+                    word, data = self._listen(self._asks, round, start)
+                except Exception as error:  # or the others would wait for this process
+                    failure, word, data = error, "broken", _words(error).encode()
             word, data = self._trainer.strategy.broadcast((word, data))
             if word == "train":
                 ask = decode(data, len(data))
@@ -146,6 +150,8 @@ class Listener:
                 raise SIGTERMException
             if word == "refused":
                 raise ConfigError(data.decode())
+            if word == "broken":
+                raise failure or FederationError(data.decode())
             if word == "silent" and round is not None:
                 raise FederationError(data.decode())
             if word == "done":
@@ -226,3 +232,7 @@ def epsilon_spent(trainer: Trainer) -> float | None:
             spent = callback.ledger.largest()
             return spent if isfinite(spent) else None
     return None
+
+
+def _words(error: Exception | None) -> str:
+    return "" if error is None else str(error) or repr(error)

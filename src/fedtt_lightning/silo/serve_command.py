@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from fedtt_lightning.cli import FederatedCLI
 from fedtt_lightning.errors import ConfigError
@@ -23,6 +23,10 @@ class ServeCLI(FederatedCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(ServeSettings, "serve")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self._subcommand_parsers["fit"].prog = "python -m fedtt_lightning serve"
+        super().parse_arguments(parser, args)
 
     def fit(self, **arguments: Any) -> None:
         """Run the server, from the last checkpoint if there is one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from fedtt_lightning.cli import FederatedCLI
 from fedtt_lightning.silo.interruption import run_until_interrupted
@@ -20,6 +20,10 @@ class SiloCLI(FederatedCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(SiloSettings, "silo")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self._subcommand_parsers["fit"].prog = "python -m fedtt_lightning silo"
+        super().parse_arguments(parser, args)
 
     def fit(self, **arguments: Any) -> None:
         """Train whenever the server asks, from the last checkpoint if there is one."""

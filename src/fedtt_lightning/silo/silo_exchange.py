@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
+from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.exchange import Exchange, VisitResult
 from fedtt_lightning.callbacks.federated_checkpoint import FederatedCheckpoint
 from fedtt_lightning.callbacks.federated_rounds import find_federation
@@ -214,3 +215,7 @@ class SiloExchange(Callback, Exchange):
         assert adapter is not None
         adapter.copy_into(loop.adapter.tensors())
         adapter.copy_into(loop.tensors)
+        changed = unpack_names(ask.changed, loop.schema.names)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Communication):
+                callback.note_changed(changed, ask.round - 1)

@@ -72,6 +72,11 @@ class SuperNode:
         host, _, port = server.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise ConfigError(f"silo.server is {server!r}, but must be host:port")
+        if any(character in str(socket) for character in '"\\\n'):  # Flower reads it as TOML
+            raise ConfigError(
+                f"silo.socket: {str(socket)!r} has a character that Flower cannot read: choose "
+                "another path"
+            )
         check_root_certificate(Path(root_certificate))
         check_node_key(Path(key))
         self._server = server
