@@ -7,6 +7,7 @@ import re
 import lightning.pytorch
 import peft
 import pytest
+import torch
 
 import fedtt_lightning
 from cli_options import ROOT
@@ -41,8 +42,8 @@ def test_named_files_exist(page: str) -> None:
 def test_named_classes_exist(page: str) -> None:
     """Names in backticks that look like classes, with or without their arguments."""
     ours = (federation, callbacks, data, adapters, strategies, fedtt_lightning)
-    theirs = (lightning.pytorch, lightning.pytorch.callbacks, lightning.pytorch.loggers, peft)
-    known = {name for part in (*ours, *theirs) for name in dir(part)}
+    lightnings = (lightning.pytorch, lightning.pytorch.callbacks, lightning.pytorch.loggers)
+    known = {name for part in (*ours, *lightnings, peft, torch.nn) for name in dir(part)}
     for name in re.findall(r"`([A-Z][a-zA-Z]*[a-z][A-Z]\w*)(?:\([\w, ]*\))?`", PAGES[page]):
         assert name in known | set(fedtt_lightning.__all__), name
 

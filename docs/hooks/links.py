@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # MkDocs loads a hook as a lone 
 from reference import PACKAGES, public
 
 # Files outside docs/, which a code host shows.
-_OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:benchmarks|callbacks|configs|examples|tests)/[^)]+\)")
+_FOLDERS = "benchmarks|callbacks|configs|examples|tests"
+_OUTSIDE = re.compile(rf"\[([^\]]+)\]\((?:\.\./)+(?:{_FOLDERS})/[^)]+\)")
 _NAME = re.compile(r"(?<!\[)`(\w+)(?:\([\w, ]*\))?`(?!\])")
 _NO_PROSE = re.compile(r"#|    |:::")  # headings, code, what mkdocstrings reads
 
