@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,34 @@ def test_what_has_failed_is_told(tmp_path: Path) -> None:
     (folder / "cell.json").write_text('{"point": {}, "error": "out of memory"}')
     problems = Report([tmp_path]).problems
     assert "2_iid/seed=0: it has failed: out of memory" in problems
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"grid": 3, "metric": [1]}', '{"grid": {"split": "iid"}}', '{"grid": {"sp']
+)
+def test_a_study_that_cannot_be_read_costs_its_order_alone(tmp_path: Path, text: str) -> None:
+    (write_study(tmp_path, GRID, seeds=1) / "study.json").write_text(text)
+    report = Report([tmp_path])
+    assert len(report.problems) == (not text.endswith("}"))  # not one for each run
+    found = grid_of(tmp_path)
+    assert {axis: sorted(choices) for axis, choices in found.axes.items()} == {
+        axis: sorted(choices) for axis, choices in GRID.items()
+    }
+    assert len(found.table("").rows) == 3
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"point": [1], "error": 7}', '{"point": {"split": '])
+def test_a_record_that_cannot_be_read_costs_its_point_alone(tmp_path: Path, text: str) -> None:
+    folder = write_study(tmp_path, {"rank": ["2", "4"], "split": ["iid"]}, seeds=1)
+    (folder / "2_iid" / "seed=0" / "cell.json").write_text(text)
+    report = Report([folder])
+    (task,) = report.numbers()["tasks"]
+    assert [group["label"] for group in task["groups"]] == ["1 FedTT, rank 2", "2 rank 4, iid"]
+    assert len(report.problems) == 1 and report.problems[0].startswith("2_iid/seed=0: ")
+
+
+def test_a_point_of_anything_is_text(tmp_path: Path) -> None:
+    for i, point in enumerate([{"a": None, "b": [1]}, {"a": "x", "b": 2}]):
+        place = write_run(tmp_path / f"{i}" / "s", rank=i + 1)
+        (place / "cell.json").write_text(json.dumps({"point": point}))
+    assert grid_of(tmp_path).axes == {"a": ["None", "x"], "b": ["[1]", "2"]}

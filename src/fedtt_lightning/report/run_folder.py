@@ -68,18 +68,20 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     found: dict[Path, None] = {}
     problems = []
     for folder in folders:
-        runs = _run_folders(folder)
-        if not runs:
+        paths = _run_folders(folder)
+        if not paths:
             what = "holds no run" if folder.is_dir() else "is no folder"
             problems.append(f"{printable(str(folder))} {what}")
-        found |= dict.fromkeys(path.resolve() for path in runs)
+        found |= dict.fromkeys(path.resolve() for path in paths)
     if not found:
         raise ConfigError(
             f"{'; '.join(problems[:3]) or 'no folder is given'}: name trainer.default_root_dir of "
             "a fit, or a folder of several"
         )
     common = os.path.commonpath([path.parent for path in found])
-    return [_read(path, printable(os.path.relpath(path, common))) for path in found], problems
+    runs = [_read(path, printable(os.path.relpath(path, common))) for path in found]
+    _read_studies(runs)
+    return runs, problems
 
 
 def number(value: object, otherwise: float) -> float:
@@ -135,7 +137,8 @@ def _read(folder: Path, name: str) -> Run:
         _add_earlier(run, rows)
     if not run.series:
         run.problems.append(
-            "no rounds in metrics.csv: set trainer.logger to CSVLogger, or wait for the first one"
+            "no rounds in metrics.csv: name CSVLogger in trainer.logger, beside others, or wait "
+            "for the first one"
         )
     for table in ("partition", "clients", "participation"):
         if rows := _rows(run, folder / f"{table}.csv"):
@@ -163,10 +166,18 @@ def _read_cell(run: Run) -> None:
     cell = _mapping(run, run.folder / "cell.json", json.loads)
     if isinstance(point := cell.get("point"), dict):
         run.point = {axis: str(choice) for axis, choice in point.items()}
-        # FOLDER/POINT/SEED is a cell's folder.
-        run.study = _mapping(run, run.folder.parent.parent / "study.json", json.loads)
     if error := cell.get("error"):
         run.problems.append(f"it has failed: {str(error)[:200]}")
+
+
+def _read_studies(runs: Iterable[Run]) -> None:
+    """Give the runs what their studies say; one that cannot be read is told of its first run."""
+    known: dict[Path, dict[str, Any]] = {}
+    for run in runs:
+        path = run.folder.parent.parent / "study.json"  # a cell's folder is STUDY/POINT/SEED
+        if run.point and path not in known:
+            known[path] = _mapping(run, path, json.loads)
+        run.study = known.get(path, {})
 
 
 def _add_earlier(run: Run, rows: Iterable[Row]) -> None:
