@@ -31,6 +31,22 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     assert task.differences() == {}
 
 
+def test_runs_that_another_logger_has_seen(tmp_path: Path) -> None:
+    """Their rounds are unknown, but not how they ended."""
+    for name, seed in (("a", 0), ("b", 1)):
+        write_run(tmp_path / name, [0.5, 0.6 + seed / 10], seed=seed)
+    logs = [tmp_path / name / "lightning_logs/version_0/metrics.csv" for name in "ab"]
+    logs[0].unlink()
+    (task,), _ = grouped(tmp_path)
+    assert task.groups[0].series("val_acc") == [(1, 0.5, 0), (2, 0.7, 0)]
+    assert task.groups[0].values("val_acc") == [0.6, 0.7]
+    logs[1].unlink()
+    (task,), runs = grouped(tmp_path)
+    (end,) = task.groups[0].series("val_acc")
+    assert end == pytest.approx((2, 0.65, 0.1 / 2**0.5))
+    assert all("name CSVLogger in trainer.logger" in run.problems[0] for run in runs)
+
+
 def test_one_nan_is_not_averaged_away(tmp_path: Path) -> None:
     good, bad = write_run(tmp_path / "a", [0.5]), tmp_path / "b"
     (task,), _ = grouped(good, write_run(bad, [NOT_A_NUMBER], seed=1))

@@ -64,8 +64,14 @@ class Group:
         return spread(found)[0] if found else None
 
     def series(self, metric: str) -> list[tuple[int, float, float]]:
-        """Return (round, mean, standard deviation) of the rounds in which all runs have it."""
-        columns = [run.series.get(metric, {}) for run in self.runs]
+        """Return (round, mean, standard deviation) of the rounds in which all runs have it.
+
+        Runs without a log of it are left out; if none has one, what they ended with is left.
+        """
+        ends = [{run.rounds: value} for run in self.runs if (value := run.last(metric)) is not None]
+        columns = [column for run in self.runs if (column := run.series.get(metric))] or ends
+        if not columns:
+            return []
         rounds = sorted(set(columns[0]).intersection(*columns[1:]))
         return [(r, *spread([column[r] for column in columns])) for r in rounds]
 
