@@ -15,9 +15,8 @@ from fedtt_lightning import __version__
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.callbacks.local_dp import LocalDP
 from fedtt_lightning.errors import ConfigError, FederationError
-from fedtt_lightning.silo.agreement import agreement
-from fedtt_lightning.silo.asked import adapter_of, problem_of
-from fedtt_lightning.silo.asks import Answer, Asks
+from fedtt_lightning.silo.agreement import adapter_of, agreement, problem_of
+from fedtt_lightning.silo.inbox import Answer, Inbox
 from fedtt_lightning.silo.local_socket import LocalServer
 from fedtt_lightning.silo.messages import (
     PROTOCOL,
@@ -60,13 +59,13 @@ class Listener:
         self._settings = settings
         self._trainer = trainer
         self._loop = find_federation(trainer).loop
-        self._asks: Asks | None = None
+        self._inbox: Inbox | None = None
         self._node: SuperNode | None = None
         self._folder: IO[bytes] | None = None  # the lock on it
         failure: Exception | None = None
         if trainer.is_global_zero:
             try:
-                self._asks = self._open(run, answer)
+                self._inbox = self._open(run, answer)
                 self._node = self._connect()
             except Exception as error:  # or the others would wait for this process
                 failure = error
@@ -74,7 +73,7 @@ class Listener:
             self.close()
             raise failure or ConfigError(problem)
 
-    def _open(self, run: str | None, answer: Answer | None) -> Asks:
+    def _open(self, run: str | None, answer: Answer | None) -> Inbox:
         settings, loop = self._settings, self._loop
         limit = _VALUE * loop.schema.numel + _OVERHEAD
         here = Here(
@@ -95,10 +94,10 @@ class Listener:
 
             secure = secure_answers(settings, self._trainer)
         at_end = partial(note_end, folder, rounds)
-        asks = Asks(server, limit, here, run, answer, loop.round, secure, at_end)
+        inbox = Inbox(server, limit, here, run, answer, loop.round, secure, at_end)
         if run is not None and has_ended(folder, rounds, run):
-            asks.ending = Done(run)  # the server will not say it again
-        return asks
+            inbox.ending = Done(run)  # the server will not say it again
+        return inbox
 
     def _connect(self) -> SuperNode | None:
         """Start what connects this process to a server elsewhere."""
@@ -136,9 +135,9 @@ class Listener:
         while True:
             word, data = "", b""
             failure: Exception | None = None
-            if self._asks is not None:
+            if self._inbox is not None:
                 try:
-                    word, data = self._listen(self._asks, round, start)
+                    word, data = self._listen(self._inbox, round, start)
                 except Exception as error:  # or the others would wait for this process
                     failure, word, data = error, "broken", _words(error).encode()
             word, data = self._trainer.strategy.broadcast((word, data))
@@ -159,28 +158,28 @@ class Listener:
             if word:
                 return None
 
-    def _listen(self, asks: Asks, round: int | None, start: float) -> tuple[str, bytes]:
+    def _listen(self, inbox: Inbox, round: int | None, start: float) -> tuple[str, bytes]:
         """Return what is to be done, with data; an empty word means to listen on."""
         if self._trainer.received_sigterm:
             return "stop", b""
-        ask = asks.next(_HEARTBEAT)
-        if isinstance(asks.ending, Refused):
-            return "refused", asks.ending.reason.encode()
-        if asks.ending is not None:
+        ask = inbox.next(_HEARTBEAT)
+        if isinstance(inbox.ending, Refused):
+            return "refused", inbox.ending.reason.encode()
+        if inbox.ending is not None:
             return "done", b""
         if ask is None:
-            return self._silence(max(start, asks.heard))
+            return self._silence(max(start, inbox.heard))
         if problem := problem_of(self._trainer, self._loop, ask):
-            asks.turn_down(ask, Refused(problem))
+            inbox.turn_down(ask, Refused(problem))
         elif round is None:
-            asks.turn_down(ask, Refused(f"client {self._settings.client} has ended its training"))
+            inbox.turn_down(ask, Refused(f"client {self._settings.client} has ended its training"))
         elif ask.round > round:
-            asks.pass_over(round)
+            inbox.pass_over(round)
             return "pass", b""
         elif adapter_of(self._loop, ask) is None:
-            asks.turn_down(ask, NeedsAll(ask.run, ask.round))
+            inbox.turn_down(ask, NeedsAll(ask.run, ask.round))
         else:
-            asks.take(ask)
+            inbox.take(ask)
             return "train", encode(ask)
         return "", b""
 
@@ -205,22 +204,22 @@ class Listener:
 
     def answer(self, answer: Answer) -> None:
         """Give this answer to all who have asked for it, and ask again from now on."""
-        if self._asks is not None:
-            self._asks.answer(answer, epsilon_spent(self._trainer))
+        if self._inbox is not None:
+            self._inbox.answer(answer, epsilon_spent(self._trainer))
 
     def pass_over(self, round: int) -> None:
         """Note that a round begins of which the server cannot ask anything here."""
-        if self._asks is not None:
-            self._asks.pass_over(round)
+        if self._inbox is not None:
+            self._inbox.pass_over(round)
 
     def close(self) -> None:
         """Listen no more."""
         if self._node is not None:
-            if self._asks is not None and self._asks.ending is not None:
+            if self._inbox is not None and self._inbox.ending is not None:
                 self._node.pass_on(_FAREWELL)
             self._node.close()
-        if self._asks is not None:
-            self._asks.close()
+        if self._inbox is not None:
+            self._inbox.close()
         if self._folder is not None:
             self._folder.close()
 

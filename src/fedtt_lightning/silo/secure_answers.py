@@ -12,13 +12,14 @@ from lightning.pytorch import Trainer
 
 from fedtt_lightning.callbacks.federated_rounds import find_federation
 from fedtt_lightning.errors import ConfigError, FederationError
-from fedtt_lightning.federation import SecureMean, SecureRule
-from fedtt_lightning.silo.messages import Stage, Update, decode, encode
+from fedtt_lightning.federation import FederatedLoop, SecureMean, SecureRule, Visit
+from fedtt_lightning.silo.messages import Refused, Stage, Update, decode, encode
 from fedtt_lightning.silo.secure_client import SecureClient
 from fedtt_lightning.silo.secure_letters import (
     integer_bytes,
     read_clients,
     read_integers,
+    write_integers,
 )
 from fedtt_lightning.silo.silo_settings import SiloSettings
 
@@ -125,3 +126,17 @@ def secure_answers(settings: SiloSettings, trainer: Trainer) -> SecureAnswers:
         )
     fewest, note = rule.fewest(settings.clients), Path(trainer.default_root_dir) / NOTE
     return SecureAnswers(settings.client, settings.clients, rule.bits, fewest, note)
+
+
+def secret_part(loop: FederatedLoop, visit: Visit, answer: Update) -> Update | Refused:
+    """Return an answer with the integers that the client adds to the sum, for `SecureAnswers`.
+
+    Raises:
+        FederationError: the update does not fit the numbers of `federation.aggregation`.
+    """
+    rule = loop.aggregation
+    assert isinstance(rule, SecureRule) and rule.bits is not None
+    if loop.counted is None:
+        return Refused("its update holds NaN or Inf")
+    values = rule.message(visit.client, loop.counted, loop.weight(visit)).cpu().numpy()
+    return replace(answer, payload=write_integers(values.astype(np.uint64), rule.bits))

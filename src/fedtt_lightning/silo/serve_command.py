@@ -10,8 +10,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from fedtt_lightning.cli import FederatedCLI
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.silo.direct_transport import DirectTransport
-from fedtt_lightning.silo.interruption import run_until_interrupted
-from fedtt_lightning.silo.long_fit import checkpoints_of, fit_from_last
+from fedtt_lightning.silo.long_fit import checkpoints_of, fit_from_last, run_until_interrupted
 from fedtt_lightning.silo.serve_settings import ServeSettings
 from fedtt_lightning.silo.server_exchange import ServerExchange
 from fedtt_lightning.silo.transport import Transport

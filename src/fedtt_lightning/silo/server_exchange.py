@@ -18,14 +18,17 @@ from fedtt_lightning.callbacks.parts import client_data
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import AdapterState, FederatedLoop, RoundPlan, RoundPlanner
 from fedtt_lightning.silo.agreement import agreement
-from fedtt_lightning.silo.answers import largest_payload, read_answer, visit_result
-from fedtt_lightning.silo.checks import simulation_problems
+from fedtt_lightning.silo.answer_checks import largest_payload, read_answer, visit_result
+from fedtt_lightning.silo.checks import (
+    secure_problems,
+    simulation_problems,
+    single_update_problems,
+)
 from fedtt_lightning.silo.inquiry import Inquiry
 from fedtt_lightning.silo.messages import NeedsAll, Train
 from fedtt_lightning.silo.payloads import adapter_hash, pack_names, schema_hash, write_values
 from fedtt_lightning.silo.roster import Roster, check_account
 from fedtt_lightning.silo.run_file import FederationFile, hold_folder
-from fedtt_lightning.silo.secure_checks import secure_problems, single_update_problems
 from fedtt_lightning.silo.serve_settings import ServeSettings
 from fedtt_lightning.silo.transport import Transport
 

@@ -8,8 +8,7 @@ from typing import Any
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from fedtt_lightning.cli import FederatedCLI
-from fedtt_lightning.silo.interruption import run_until_interrupted
-from fedtt_lightning.silo.long_fit import fit_from_last
+from fedtt_lightning.silo.long_fit import fit_from_last, run_until_interrupted
 from fedtt_lightning.silo.silo_exchange import SiloExchange
 from fedtt_lightning.silo.silo_settings import SiloSettings
 

@@ -24,14 +24,12 @@ from fedtt_lightning.federation import (
     RoundPlanner,
     Visit,
 )
-from fedtt_lightning.silo.asked import adapter_of
-from fedtt_lightning.silo.asks import Answer
-from fedtt_lightning.silo.checks import simulation_problems
+from fedtt_lightning.silo.agreement import adapter_of
+from fedtt_lightning.silo.checks import secure_problems, simulation_problems
+from fedtt_lightning.silo.inbox import Answer
 from fedtt_lightning.silo.listener import Listener, epsilon_spent
-from fedtt_lightning.silo.messages import Train, Update, encode
+from fedtt_lightning.silo.messages import Refused, Train, Update, encode
 from fedtt_lightning.silo.payloads import unpack_names
-from fedtt_lightning.silo.secure_checks import secure_problems
-from fedtt_lightning.silo.secure_part import secret_part
 from fedtt_lightning.silo.silo_settings import SiloSettings
 
 
@@ -162,8 +160,11 @@ class SiloExchange(Callback, Exchange):
             payload=payload,
         )
         self._run, self._weights = ask.run, None
-        secure = self.settings.secure_aggregation
-        answer = secret_part(loop, result.visit, update) if secure else update
+        answer: Update | Refused = update
+        if self.settings.secure_aggregation:
+            from fedtt_lightning.silo.secure_answers import secret_part  # needs Flower's parts
+
+            answer = secret_part(loop, result.visit, update)
         self._answer = Answer(ask.round, ask.adapter, encode(answer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from fedtt_lightning.errors import FederationError
-from fedtt_lightning.silo.asks import Asks
+from fedtt_lightning.silo.inbox import Inbox
 from fedtt_lightning.silo.local_socket import LocalServer, ask
 from fedtt_lightning.silo.messages import Here, Message, Refused, Train, decode, encode
 
@@ -20,7 +20,7 @@ class Silo:
     def __init__(self, path: str) -> None:
         self.path = path
         self.server = LocalServer(path, LIMIT)
-        self.asks = Asks(self.server, LIMIT, Here("1", 1, 0, 2, 5, {}, None), None, None, -1)
+        self.inbox = Inbox(self.server, LIMIT, Here("1", 1, 0, 2, 5, {}, None), None, None, -1)
         self.pool = ThreadPoolExecutor()
 
     def say(self, round: int) -> tuple[Train, Future[Message]]:
@@ -34,17 +34,17 @@ def silo() -> Iterator[Silo]:
     with TemporaryDirectory() as folder:
         silo = Silo(f"{folder}/own/s")
         yield silo
-        silo.asks.close()
+        silo.inbox.close()
         silo.pool.shutdown()
 
 
 def test_a_round_that_was_passed_over_is_not_trained_later(silo: Silo) -> None:
     asked, answer = silo.say(1)
-    assert silo.asks.next(10) == asked
-    silo.asks.pass_over(0)
-    assert silo.asks.next(0) == asked
-    silo.asks.pass_over(1)
-    assert silo.asks.next(0) is None
+    assert silo.inbox.next(10) == asked
+    silo.inbox.pass_over(0)
+    assert silo.inbox.next(0) == asked
+    silo.inbox.pass_over(1)
+    assert silo.inbox.next(0) is None
     refused = answer.result(10)
     assert isinstance(refused, Refused)
     assert refused.reason.startswith("client 0 has begun round 2 already, and goes back to round 2")
@@ -52,15 +52,15 @@ def test_a_round_that_was_passed_over_is_not_trained_later(silo: Silo) -> None:
 
 def test_a_round_takes_the_place_of_one_that_was_not_begun(silo: Silo) -> None:
     first, answer = silo.say(1)
-    assert silo.asks.next(10) == first
+    assert silo.inbox.next(10) == first
     silo.say(2)
     assert answer.result(10) == Refused("another round than 2 was asked for")
-    later = silo.asks.next(0)
+    later = silo.inbox.next(0)
     assert later is not None and later.round == 2
-    silo.asks.pass_over(2)
+    silo.inbox.pass_over(2)
 
 
 def test_a_broken_socket_ends_the_wait(silo: Silo) -> None:
     silo.server.close()
     with pytest.raises(FederationError, match=r"^the silo's socket broke: OSError"):
-        silo.asks.next(10)
+        silo.inbox.next(10)

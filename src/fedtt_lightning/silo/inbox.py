@@ -41,7 +41,7 @@ class Answer:
         return (ask.round, ask.adapter) == (self.round, self.adapter)
 
 
-class Asks:
+class Inbox:
     """What the server asks of a silo, while its trainer trains.
 
     The same request, asked again, gets the same bytes, so that the server may ask again after
@@ -91,7 +91,7 @@ class Asks:
         self.run = run
         self.ending: Done | Refused | None = None
         self.heard = monotonic()
-        self._thread = Thread(target=self._serve, daemon=True, name="asks")
+        self._thread = Thread(target=self._serve, daemon=True, name="inbox")
         self._thread.start()
 
     def next(self, timeout: float) -> Train | None:
