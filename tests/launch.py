@@ -56,7 +56,7 @@ def run_command(folder: Path, args: list[str]) -> None:
     """Do `python -m fedtt_lightning` in a launched process; what it says is in `said-RANK`."""
     from fedtt_lightning.__main__ import main
 
-    said = (folder / f"said-{os.environ['LOCAL_RANK']}").open("w", buffering=1)
+    said = (folder / f"said-{os.environ.get('LOCAL_RANK', 0)}").open("w", buffering=1)
     with redirect_stdout(said), redirect_stderr(said):
         code = main(args)
     sys.exit(code)

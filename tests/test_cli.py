@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import yaml
 
 from cli_options import options
 from fedtt_lightning.__main__ import main
+from launch import launch, run_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,31 +113,15 @@ def test_print_config(
 def test_killed_and_resumed_from_the_command_line(tiny_backbone: str, tmp_path: Path) -> None:
     """A process that is killed after its first checkpoint and resumed ends like a whole one."""
 
-    def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "fedtt_lightning", "fit"]
-        environment = {
-            **os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        more = ("--data.train_size", "600", "--model.peft.dropout", "0.1", *more)
-        return subprocess.Popen(
-            [*command, *options(tiny_backbone, folder, *more)],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    one, two = tmp_path / "whole", tmp_path / "killed"
+    more = ["--data.train_size", "600", "--model.peft.dropout", "0.1"]
+    assert main(["fit", *options(tiny_backbone, one, *more)]) == 0
+    command = ["fit", *options(tiny_backbone, two, *more)]
+    dies = [*command, "--trainer.callbacks+", "toy_run.Dies"]
+    assert launch(run_command, tmp_path, dies) == [-signal.SIGKILL]
+    assert (two / "checkpoints" / "last.ckpt").exists() and not (two / "summary.json").exists()
+    assert main([*command, "--ckpt_path", "last"]) == 0
 
-    whole, killed = start(tmp_path / "whole"), start(tmp_path / "killed")
-    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not last.exists() and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    assert whole.wait(timeout=200) == 0
-    assert not (tmp_path / "killed" / "summary.json").exists()
-    assert start(tmp_path / "killed", "--ckpt_path", "last").wait(timeout=200) == 0
-
-    one, two = (tmp_path / name for name in ("whole", "killed"))
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
     for summary in summaries:
         summary["metrics"].pop("train_loss", None)  # of the last batch that was logged

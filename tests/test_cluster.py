@@ -131,8 +131,8 @@ def test_a_silo_over_two_nodes_of_slurm(tiny_backbone: str, tmp_path: Path) -> N
 def test_a_silo_that_loses_a_process_ends_with_one_line(tiny_backbone: str, tmp_path: Path) -> None:
     command = ["fit", "--config", str(ROOT / CLUSTER / "lanes.yaml")]
     options = [*small(tmp_path, tiny_backbone), "--trainer.strategy.silos", "1"]
-    loses = ["--trainer.callbacks+", "toy_run.LosesSecond"]
-    codes = launch(run_command, tmp_path, [*command, *options, *loses], processes=2)
+    dies = ["--trainer.callbacks+", "toy_run.Dies", "--trainer.callbacks.rank", "1"]
+    codes = launch(run_command, tmp_path, [*command, *options, *dies], processes=2)
     assert codes == [2, -signal.SIGKILL]
     shown = (tmp_path / "said-0").read_text()
     (line,) = [line for line in shown.splitlines() if line.startswith("error: ")]

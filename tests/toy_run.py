@@ -62,11 +62,14 @@ def kill_itself(trainer: Trainer) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class LosesSecond(Callback):
-    """Loses the second process in the second round."""
+class Dies(Callback):
+    """Kills the process of a rank in the second round."""
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_rank == 1 and trainer.current_epoch == 1:
+    def __init__(self, rank: int = 0) -> None:
+        self.rank = rank
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_rank == self.rank and trainer.current_epoch == 1:
             kill_itself(trainer)
 
 

@@ -1,17 +1,14 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from fedtt_lightning.data import builtin_backbone
 from fedtt_lightning.data.builtin_backbone import Recipe, ensure_backbone, pretrain, word_vectors
 from fedtt_lightning.data.builtin_text import VERDICTS, generate_corpus
 from fedtt_lightning.errors import ConfigError
+from launch import launch
 
 QUICK = Recipe(corpus=300, steps=3)
 
@@ -71,25 +68,10 @@ def test_an_interrupted_training_leaves_nothing_behind(tmp_path, monkeypatch):
 
 @pytest.mark.processes
 def test_two_processes_at_once_agree(tmp_path):
-    code = (
-        "import sys; from fedtt_lightning.data.builtin_backbone import *; "
-        "print(ensure_backbone(sys.argv[1], Recipe(corpus=300, steps=3)))"
-    )
-    source = str(Path(builtin_backbone.__file__).parents[2])
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)],
-            env={**os.environ, "PYTHONPATH": source},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    results = [run.communicate() for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], results
-    assert {out.strip() for out, _ in results} == {str(tmp_path / f"builtin-{QUICK.key()}")}
-    assert len(list(tmp_path.iterdir())) == 1
+    assert launch(ensure_backbone, tmp_path, QUICK, processes=2) == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == [f"builtin-{QUICK.key()}"]
+    made, expected = weights(tmp_path / f"builtin-{QUICK.key()}"), pretrain(QUICK).state_dict()
+    assert all(torch.equal(made[name], expected[name]) for name in expected)
 
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
@@ -139,16 +121,11 @@ def test_the_pretrained_encoder_has_learned_what_the_words_mean_in_their_order(t
         assert (said_positive == positive).float().mean() > 0.88
 
 
-def test_the_number_of_threads_changes_nothing(tmp_path):
-    code = (
-        "import sys; from fedtt_lightning.data.builtin_backbone import Recipe, ensure_backbone; "
-        f"ensure_backbone(sys.argv[1], {QUICK!r})"
-    )
-    for threads in ("1", "2"):
-        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, threads)}
-        environment["PYTHONPATH"] = str(Path(builtin_backbone.__file__).parents[2])
-        command = [sys.executable, "-c", code, str(tmp_path / threads)]
-        subprocess.run(command, env=environment, check=True, timeout=120)
-    one, two = (weights(ensure_backbone(tmp_path / threads, QUICK)) for threads in ("1", "2"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+def test_the_number_of_threads_changes_nothing():
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        with threadpool_limits(threads):
+            found.append(pretrain(QUICK).state_dict())
+    torch.set_num_threads(before)
+    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())

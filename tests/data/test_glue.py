@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,6 @@ import torch
 from datasets import Dataset
 
 from fedtt_lightning.data import ByColumn, GlueData
-from fedtt_lightning.data import glue as glue_module
 from fedtt_lightning.data.builtin_backbone import make_tokenizer
 from fedtt_lightning.data.builtin_text import generate_reviews
 from fedtt_lightning.data.glue import name_texts
@@ -152,22 +149,12 @@ def test_columns_of_the_hub_are_renamed(texts):
     assert named["text"][0] == f"a {texts[0]}"
 
 
-@pytest.mark.processes
-def test_without_a_network_the_hub_path_says_what_to_do(folder):
-    code = (
-        "import sys; from fedtt_lightning.data import GlueData; "
-        "GlueData('rte', sys.argv[1]).setup('fit')"
-    )
-    source = str(Path(glue_module.__file__).parents[2])
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder), "PYTHONPATH": source}
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(folder / "tokenizer")],
-        env={**os.environ, **offline},
-        capture_output=True,
-        text=True,
-    )
-    assert "ConfigError: nyu-mll/glue (rte) could not be loaded from the hub" in run.stderr
-    assert "point data.data_dir at a folder" in run.stderr
+def test_without_a_network_the_hub_path_says_what_to_do(folder, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
+    data = GlueData("rte", str(folder / "tokenizer"))
+    with pytest.raises(ConfigError, match=r"^nyu-mll/glue \(rte\) could not be loaded .*") as error:
+        data.setup("fit")
+    assert "point data.data_dir at a folder" in str(error.value)
 
 
 @needs_real
