@@ -75,10 +75,11 @@ def federate(pretrained: nn.Module, method: str, seed: int, rounds: int) -> tupl
     if method == "head alone":
         vit.classifier.requires_grad_(True)
     else:
-        vit = get_peft_model(vit, copy.deepcopy(ADAPTERS))  # which trains the head, too
+        # Trains the head, too; a copy, for PEFT writes what it has found into a configuration.
+        vit = get_peft_model(vit, copy.deepcopy(ADAPTERS))
     data = FederatedDataModule(digits(negative=True), clients=5, partition=Dirichlet(alpha=1.0))
     plus = [FactorFreezing(RotatingFactor())] if method == "FedTT+" else []
-    federation = FederatedRounds(local_epochs=2, cohort_batch=5, seed=seed)
+    federation = FederatedRounds(local_epochs=2, cohort_batch=5, seed=seed)  # 5 side by side
     metrics = fit(Vision(vit, 1e-2), data, rounds, federation, Communication(), *plus)
     return metrics["val_acc"], metrics["comm/upload_bytes_total"] / (5 * rounds) / 1024
 
