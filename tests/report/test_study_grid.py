@@ -10,6 +10,7 @@ import pytest
 
 from fedtt_lightning.report import Report
 from fedtt_lightning.report.charts import Dots, Lines
+from fedtt_lightning.report.drawing import draw_file, draw_svg
 from fedtt_lightning.report.groups import group_runs
 from fedtt_lightning.report.run_folder import read_runs
 from fedtt_lightning.report.study_grid import StudyGrid, study_grid
@@ -41,11 +42,13 @@ def test_names_along_are_dots_with_whiskers(tmp_path: Path) -> None:
     assert isinstance(chart, Dots) and chart.key == "task1-grid1"
     assert chart.choices == GRID["split"]
     assert [label for _, label, _ in chart.series] == ["rank 16", "rank 2"]
-    sd = np.std([0, 1 / 50], ddof=1)
-    means = [[split, study_score("16", split, 0) + 0.01, sd] for split in GRID["split"]]
-    for row, (split, mean, spread) in zip(chart.rows(), means, strict=False):
-        assert row == ["rank 16", split, pytest.approx(mean), pytest.approx(spread)]
-    assert len(chart.rows()) == 6
+    expected = [
+        [f"rank {rank}", split, study_score(rank, split, 0) + 0.01, np.std([0, 1 / 50], ddof=1)]
+        for rank in ("16", "2")
+        for split in GRID["split"]
+    ]
+    for row, line in zip(chart.rows(), expected, strict=True):
+        assert row[:2] == line[:2] and row[2:] == pytest.approx(line[2:])
 
 
 def test_numbers_along_are_an_axis(tmp_path: Path) -> None:
@@ -106,20 +109,23 @@ def test_no_grid(tmp_path: Path, points: list[dict[str, str] | None]) -> None:
     assert study_grid(task) is None
 
 
-def test_the_page_and_the_figures_have_it_first(tmp_path: Path) -> None:
-    report = Report([write_study(tmp_path / "study", GRID, seeds=1)])
+def test_the_page_has_it_first(tmp_path: Path) -> None:
+    report = Report([write_study(tmp_path, GRID, seeds=1)])
     (task,) = report.numbers()["tasks"]
     assert [*task["charts"]][:2] == ["task1-grid1", "task1-score-rounds"]
-    assert [group["label"] for group in task["groups"]][:2] == [
-        "1 rank 16, severe",
-        "2 rank 16, iid",
-    ]
-    assert report.html.index("val_acc by rank and split") < report.html.index("Methods")
-    report.write_figures(tmp_path / "figures")
-    for kind in ("svg", "png", "pdf", "csv"):
-        assert (tmp_path / "figures" / f"task1-grid1.{kind}").stat().st_size
-    lines = (tmp_path / "figures" / "task1-grid.csv").read_text().splitlines()
-    assert lines[0] == "split,rank 16,rank 2" and len(lines) == 4
+    labels = [group["label"] for group in task["groups"]]
+    assert labels[:2] == ["1 rank 16, severe", "2 rank 16, iid"]
+    title = "val_acc by rank and split"
+    assert report.html.count(f"<h3>{title}</h3>") == 2  # of the table and of the chart
+    assert report.html.index(title) < report.html.index("Methods")
+
+
+def test_dots_are_drawn(tmp_path: Path) -> None:
+    (chart,) = grid_of(write_study(tmp_path, GRID)).charts("")
+    assert draw_svg(chart).count('class="mark"') == 6
+    starts = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
+    for kind, start in starts.items():
+        assert draw_file(chart, kind).startswith(start)
 
 
 def test_what_has_failed_is_told(tmp_path: Path) -> None:

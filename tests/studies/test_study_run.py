@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from fedtt_lightning.__main__ import main
+from fedtt_lightning.report import Report
 from studies.study_files import ROOT, fit, run, said, write
 
 SMALL = yaml.safe_load((ROOT / "configs/studies/small.yaml").read_text())
@@ -43,6 +44,12 @@ def test_small_study(
     (_, line) = csv.DictReader((tmp_path / "runs/results.csv").open())
     assert line["method"] == "FedTT+" and float(line["mean"]) == row["mean"]
     assert line["model.peft.rank"] == "2" and line["seeds"] == "2"
+
+    (task,) = (numbers := Report([tmp_path / "runs"]).numbers())["tasks"]
+    shown = [row[1:3] for row in task["charts"]["task1-grid1"]["rows"]]
+    assert shown == [[r["point"]["method"], pytest.approx(r["mean"])] for r in result["points"]]
+    for told in numbers["runs"]:  # and not that of the process which it was forked from
+        assert " -m fedtt_lightning fit --config configs/quickstart.yaml " in told["command"]
 
     records = sorted((tmp_path / "runs").rglob("cell.json"))
     times = [record.stat().st_mtime_ns for record in records]
