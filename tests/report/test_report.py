@@ -178,3 +178,12 @@ def test_a_folder_with_a_config_alone(tmp_path: Path) -> None:
     report = Report([folder])
     page = Page(report.html)
     assert page.count("svg") == 0 and "no rounds in metrics.csv" in page.text
+
+
+def test_a_problem_of_many_runs_is_told_once(tmp_path: Path) -> None:
+    for seed in range(4):
+        write_run(tmp_path / f"{seed}", seed=seed)
+        if seed:
+            (tmp_path / f"{seed}" / "summary.json").unlink()
+    (problem,) = Report([tmp_path]).problems
+    assert problem.startswith("1 and 2 more: no summary.json: ")

@@ -96,7 +96,9 @@ def _draw_lines(chart: Lines) -> tuple[Figure, dict[str, list[str]]]:
         line.set_gid(f"points{index}")
         words[f"points{index}"] = said
         handles.append(line)
-        if any(sd):
+        if any(sd) and len(sd) == 1:  # too little for a band
+            axes.errorbar(x, y, sd, fmt="none", ecolor=line.get_color(), elinewidth=1)
+        elif any(sd):
             low, high = ([b + sign * s for b, s in zip(y, sd, strict=True)] for sign in (-1, 1))
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xlabel(chart.x_label)
@@ -139,6 +141,7 @@ def _draw_dots(chart: Dots) -> tuple[Figure, dict[str, list[str]]]:
     axes.set_yticks([place + 0.5 for place in range(len(names) - 1)], minor=True)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(chart.limits)
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="y", which="minor")
     axes.tick_params(axis="y", which="both", length=0)

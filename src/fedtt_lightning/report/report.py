@@ -46,7 +46,7 @@ class Report:
     def __init__(self, folders: Sequence[str | Path]) -> None:
         self._runs, self.problems = read_runs([Path(folder) for folder in folders])
         self._tasks = group_runs(self._runs)
-        self.problems += [f"{run.name}: {line}" for run in self._runs for line in run.problems]
+        self.problems += _told_once(self._runs)
         self._grids = [study_grid(task) for task in self._tasks]
         self._charts: list[list[Chart]] = [
             [*(grid.charts(f"task{i}-") if grid else ()), *task_charts(task, i)]
@@ -142,6 +142,16 @@ class Report:
             ]
             for i, (task, grid, lines) in tasks
         ]
+
+
+def _told_once(runs: Sequence[Run]) -> list[str]:
+    """Return the runs' problems, each with the first run that has it and how many more have."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        for line in run.problems:
+            names.setdefault(line, []).append(run.name)
+    more = {line: f" and {len(of) - 1} more" if len(of) > 1 else "" for line, of in names.items()}
+    return [f"{of[0]}{more[line]}: {line}" for line, of in names.items()]
 
 
 def _origin(run: Run, group: str | None) -> dict[str, Any]:
