@@ -44,6 +44,8 @@ def test_killed_and_started_again_it_ends_where_fit_does(federation: WrittenFede
     assert [federation.ends(silo) for silo in silos] == [0, 0, 0]
     assert federation.ends(fit) == 0
     federation.assert_same_weights()
+    own = [federation.logged(f"silo-{silo}", "comm/download_bytes") for silo in SILOS]
+    assert list(map(sum, zip(*own, strict=True))) == federation.logged("fit", "comm/download_bytes")
     for way in ("upload", "download"):
         wanted = federation.logged("fit", f"comm/{way}_bytes")
         assert federation.logged("server", f"comm/{way}_bytes") == wanted
