@@ -140,6 +140,40 @@ def test_a_silo_that_loses_a_process_ends_with_one_line(tiny_backbone: str, tmp_
     assert "Traceback" not in shown
 
 
+TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "3"}
+
+
+@pytest.mark.parametrize(
+    "started",
+    [
+        {**TORCHRUN, "WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "1"},
+        {
+            **SLURM,
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "SLURM_NODEID": "0",
+            "SLURM_NTASKS_PER_NODE": "3",
+        },
+    ],
+    ids=["torchrun", "srun"],
+)
+def test_a_launcher_that_has_started_others_than_the_config_says(
+    started: dict[str, str],
+    tiny_backbone: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    command = ["fit", "--config", str(ROOT / CLUSTER / "lanes.yaml")]
+    assert main([*command, *small(tmp_path, tiny_backbone)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in lines if line.startswith("error: ")]
+    assert line.startswith("error: trainer.devices, trainer.num_nodes: You set `devices=2`")
+    assert not any("Traceback" in line for line in lines)
+
+
 def test_a_job_at_its_time_limit_is_queued_again(tmp_path: Path) -> None:
     script(tmp_path, "srun", "#!/usr/bin/env bash\necho $* > started\nsleep 60\n")
     script(tmp_path, "scontrol", "#!/usr/bin/env bash\necho $* > asked\n")

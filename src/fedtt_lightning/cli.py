@@ -151,6 +151,8 @@ def main(args: list[str], kind: type[FederatedCLI] = FederatedCLI) -> int:
     except UnicodeDecodeError as error:
         return _fail(f"a config file is not UTF-8 text: {error}")
     except ValueError as error:
+        if str(error).startswith("You set `devices="):  # where torchrun or SLURM started others
+            return _fail(f"trainer.devices, trainer.num_nodes: {error}")
         if not _comes_from_checkpoint_choice(error):
             raise
         return _fail(f"ckpt_path: {error}")
