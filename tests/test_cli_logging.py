@@ -9,6 +9,7 @@ import yaml
 
 from cli_options import options
 from fedtt_lightning.__main__ import main
+from fedtt_lightning.report.run_folder import read_runs
 
 NO_FOLDER = "lightning.pytorch.loggers.logger.DummyLogger"  # as of one that logs to a server
 LOGS = "lightning_logs/version_0"
@@ -36,9 +37,22 @@ def test_tensorboard_by_name(tiny_backbone: str, tmp_path: Path) -> None:
     assert "metrics" not in files
 
 
-def test_a_logger_without_a_folder(tiny_backbone: str, tmp_path: Path) -> None:
-    files = fit(tiny_backbone, tmp_path, "--trainer.logger", NO_FOLDER)
+@pytest.mark.parametrize("logger", [NO_FOLDER, "false"])
+def test_without_a_folder_of_the_log(tiny_backbone: str, tmp_path: Path, logger: str) -> None:
+    named = ["--trainer.logger", logger]
+    files = fit(tiny_backbone, tmp_path, *named)
     assert files["config"] == Path("config.yaml")
-    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    text = (tmp_path / "config.yaml").read_text()
+    saved = yaml.safe_load(text)
     assert saved["trainer"]["max_epochs"] == 1
-    assert saved["trainer"]["logger"]["class_path"] == NO_FOLDER
+    assert main(["validate", *options(tiny_backbone, tmp_path, *named)]) == 0
+    assert (tmp_path / "config.yaml").read_text() == text
+
+
+def test_a_report_is_of_the_fit_after_evaluations(tiny_backbone: str, tmp_path: Path) -> None:
+    fit(tiny_backbone, tmp_path)
+    (before,), _ = read_runs([tmp_path])
+    for command in ("validate", "test", "predict"):
+        assert main([command, *options(tiny_backbone, tmp_path, "--ckpt_path", "last")]) == 0
+    assert (tmp_path / "lightning_logs" / "version_3" / "config.yaml").is_file()
+    assert read_runs([tmp_path])[0] == [before] and before.problems == []

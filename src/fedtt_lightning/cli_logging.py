@@ -21,16 +21,16 @@ def default_logger(default_root_dir: str | Path | None) -> CSVLogger:
 class RunConfig(SaveConfigCallback):
     """Writes `config.yaml` into the folder of a CSV or TensorBoard log, else into the run's.
 
-    Other loggers have no folder of their own: one that logs to a server has none at all.
+    Other loggers have no folder of their own: one that logs to a server has none at all. The run's
+    configuration is that of its fit, which an evaluation leaves as it is.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        logger = trainer.logger
-        self.save_to_log_dir = logger is None or isinstance(logger, CSVLogger | TensorBoardLogger)
+        self.save_to_log_dir = isinstance(trainer.logger, CSVLogger | TensorBoardLogger)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not self.save_to_log_dir:
+        if not self.save_to_log_dir and stage == "fit":
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f".{self.config_filename}.partial"

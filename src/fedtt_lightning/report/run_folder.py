@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
@@ -125,9 +126,18 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (path.parent, int(path.name[8:])))
 
 
+def _evaluates(log: Path) -> bool:
+    """Tell whether a log is of `validate`, `test` or `predict`: by arguments that `fit` has not."""
+    try:
+        config = (log / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return re.search(r"^(verbose|return_predictions):", config, re.MULTILINE) is not None
+
+
 def _read(folder: Path, name: str) -> Run:
     run = Run(name, folder)
-    logs = [*_versions(folder), folder]
+    logs = [path for path in (*_versions(folder), folder) if not _evaluates(path)]
     run.summary = _mapping(run, folder / "summary.json", json.loads)
     if configs := [path / "config.yaml" for path in logs if (path / "config.yaml").is_file()]:
         run.config = _mapping(run, configs[-1], yaml.safe_load)
