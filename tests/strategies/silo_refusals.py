@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
@@ -14,7 +15,7 @@ from torch.optim import SGD
 
 from fedtt_lightning import FederatedCheckpoint, FederatedDataModule, FederatedRounds
 from fedtt_lightning.errors import FedTTError
-from fedtt_lightning.federation import ClientFailures, FedAvgM
+from fedtt_lightning.federation import ClientFailures, ClientSampler, FedAvgM
 from fedtt_lightning.strategies import SiloDDPStrategy
 from toy import ToyData, ToyModule
 from toy_run import At
@@ -39,6 +40,13 @@ class Synced(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pl_module.net.dropout = nn.SyncBatchNorm(8, track_running_stats=False)  # type: ignore[union-attr]
+
+
+class OneRound(ClientSampler):
+    """Knows of no round after the first."""
+
+    def cohort(self, experiment: int, round: int, sizes: np.ndarray) -> tuple[int, ...]:
+        return [tuple(range(len(sizes)))][round]
 
 
 # A name, the number of silos, a callback, and options of the Trainer.
@@ -105,7 +113,7 @@ def unlike(folder: Path, rank: int) -> dict[str, str]:
     failures = ClientFailures(dropout_rate=0.9 * rank)
     served = {"server": FedAvgM(momentum=0.5 + rank / 10)}
     return {
-        "nothing": said(folder),
+        "nothing": said(folder, federation={"sampler": OneRound()}),
         "model": said(folder, module=other_model),
         "model, in one silo": said(folder, silos=1, module=other_model),
         "data": said(folder, clients=3 + rank),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.optim import Optimizer
 
 from fedtt_lightning.callbacks.parts import client_data
-from fedtt_lightning.callbacks.run_state import run_settings
+from fedtt_lightning.callbacks.run_state import run_settings, stable_repr
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation.loop_state import visit_rows
 
@@ -30,7 +32,7 @@ def shared_settings(federation: FederatedRounds, trainer: Trainer) -> dict[str, 
     return run_settings(loop) | {
         "model, with the same method,": f"trainable tensors {loop.schema.digest[:12]}",
         "federation.seed": f"seed {planner.experiment}",
-        "federation.upload": f"upload {federation.upload!r}",
+        "federation.upload": f"upload {stable_repr(federation.upload)}",
         "federation.local_epochs and federation.local_steps": (
             f"local_epochs {planner.local_epochs} and local_steps {planner.local_steps}"
         ),
@@ -49,12 +51,7 @@ def check_processes(federation: FederatedRounds, trainer: Trainer) -> None:
         return
     loop = federation.loop
     planner = loop.planner
-    plans = [planner.plan(round) for round in range(_ROUNDS)]
-    optimizers = [
-        (type(optimizer).__name__, {name: group[name] for name in group if name != "params"})
-        for optimizer in trainer.optimizers
-        for group in optimizer.param_groups
-    ]
+    plans = [planner.plan(round) for round in range(min(_ROUNDS, trainer.max_epochs or 0))]
     check_same(
         trainer,
         shared_settings(federation, trainer)
@@ -62,12 +59,26 @@ def check_processes(federation: FederatedRounds, trainer: Trainer) -> None:
             "data": client_data(trainer).partition_table(),
             "federation.sampler and federation.failures": str([visit_rows(p) for p in plans]),
             "federation.min_clients": f"{planner.min_clients} {loop.below_min_clients}",
-            "model.lr and other options of optimizers": str(optimizers),
+            "model.lr and other options of optimizers": optimizer_options(trainer.optimizers),
             "trainer.precision": str(trainer.precision),
             "trainer.gradient_clip_val": str(trainer.gradient_clip_val),
             "ckpt_path": f"round {loop.round}",
         },
     )
+
+
+def optimizer_options(optimizers: Sequence[Optimizer]) -> str:
+    """Write down what optimizers were given, wherever it lies: `lr` may be a tensor on a device."""
+    groups = [(type(made).__name__, group) for made in optimizers for group in made.param_groups]
+    values = [
+        (kind, {name: _number(group[name]) for name in group if name != "params"})
+        for kind, group in groups
+    ]
+    return stable_repr(values)
+
+
+def _number(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value
 
 
 def check_same(trainer: Trainer, settings: Mapping[str, str]) -> None:

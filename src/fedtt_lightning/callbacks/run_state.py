@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Any
 
@@ -15,6 +16,8 @@ from fedtt_lightning.callbacks.round_loss import RoundLoss
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import FederatedLoop
 from fedtt_lightning.federation.loop_state import check_same_run
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of an object, in another process another
 
 
 def save_run(loop: FederatedLoop, loss: RoundLoss) -> dict[str, Any]:
@@ -67,9 +70,9 @@ def load_run(
 def run_settings(loop: FederatedLoop) -> dict[str, str]:
     """Return what must be the same in a resumed run, by what a user would change."""
     return {
-        "FactorFreezing callback": repr(loop.schedule),
-        "federation.aggregation": repr(loop.aggregation),
-        "federation.server": repr(loop.server),
+        "FactorFreezing callback": stable_repr(loop.schedule),
+        "federation.aggregation": stable_repr(loop.aggregation),
+        "federation.server": stable_repr(loop.server),
         "federation.weighting": loop.weighting,
         "federation.ranks": _describe(loop.ranks),
         "data.clients, data.partition and data.client_holdout": (
@@ -80,6 +83,11 @@ def run_settings(loop: FederatedLoop) -> dict[str, str]:
         ),
         "private tensors": ", ".join(sorted(loop.private)) or "none",
     }
+
+
+def stable_repr(value: object) -> str:
+    """Return `repr(value)` as any process writes it, whose objects lie elsewhere."""
+    return _ADDRESS.sub("", repr(value))
 
 
 def _describe(ranks: np.ndarray | None) -> str:

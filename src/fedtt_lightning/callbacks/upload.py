@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from fedtt_lightning.callbacks.client_store import ClientStore, open_store
+from fedtt_lightning.callbacks.run_state import stable_repr
 from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.federation import (
     AdapterSchema,
@@ -58,7 +59,7 @@ class UploadChannel:
         Raises:
             ConfigError: the state is of another codec, or what clients keep is not there.
         """
-        if saved is not None and saved["codec"] != repr(codec):
+        if saved is not None and saved["codec"] != stable_repr(codec):
             raise ConfigError(
                 f"the checkpoint was trained with upload {saved['codec']}, this run has {codec!r}: "
                 "use the same federation.upload"
@@ -98,7 +99,7 @@ class UploadChannel:
     def state_dict(self) -> dict[str, Any]:
         """Return what the run was sent with, and where clients' residuals are."""
         run = None if self._store is None else self._store.run
-        return {"codec": repr(self.codec), "run": run}
+        return {"codec": stable_repr(self.codec), "run": run}
 
 
 def check_upload(settings: FederatedRounds) -> None:
