@@ -64,6 +64,16 @@ def test_each_batch_of_a_private_run(tmp_path: Path) -> None:
     assert "val_loss" in items, "what the bar shows of itself stays"
 
 
+def test_a_bar_shows_nothing_of_a_fit_that_has_ended(tmp_path: Path) -> None:
+    bar = Kept()
+    trainer, module, data, _ = make_run(
+        tmp_path, RoundReport(), bar, max_epochs=1, enable_progress_bar=True
+    )
+    trainer.fit(module, datamodule=data)
+    assert "round" in bar.shown[-1]
+    assert "round" not in bar.get_metrics(trainer, module)
+
+
 def test_clients_side_by_side(tmp_path: Path) -> None:
     bar = Kept()
     together = {"cohort_batch": 2}

@@ -23,6 +23,12 @@ def show_on_bar(trainer: Trainer, items: Callable[[], dict[str, str]]) -> None:
         bar.get_metrics = lambda *given: own(bar, *given) | items()  # type: ignore[method-assign]
 
 
+def clear_bar(trainer: Trainer) -> None:
+    """Let the progress bar show its own items alone, as another trainer may use it next."""
+    if (bar := trainer.progress_bar_callback) is not None:
+        vars(bar).pop("get_metrics", None)
+
+
 def bar_items(loop: FederatedLoop, comm: Communication) -> dict[str, str]:
     """Return the round (from 1), who trains in it, and the bytes that clients have sent so far."""
     items = {"round": str(loop.round + 1)}

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from fedtt_lightning.callbacks.bar_items import bar_items, show_on_bar
+from fedtt_lightning.callbacks.bar_items import bar_items, clear_bar, show_on_bar
 from fedtt_lightning.callbacks.client_evaluation import ClientEvaluation
 from fedtt_lightning.callbacks.communication import Communication
 from fedtt_lightning.callbacks.csv_file import write_csv
@@ -138,6 +138,9 @@ class RoundReport(Callback):
             folder = Path(trainer.default_root_dir)
             write_csv(folder / "partition.csv", *client_data(trainer).label_counts())
             _write(folder / "summary.json", summary)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        clear_bar(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self._totals)
