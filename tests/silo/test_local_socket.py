@@ -51,6 +51,13 @@ def test_a_request_gets_its_reply(path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_socket_that_cannot_be_locked(path: Path) -> None:
+    path.parent.mkdir(mode=0o700)
+    (path.parent / "s.lock").mkdir()
+    with pytest.raises(ConfigError, match=r"^silo.socket: cannot listen on .*: Is a directory$"):
+        LocalServer(path, LIMIT)
+
+
 def test_broken_requests_hurt_no_other(path: Path) -> None:
     with LocalServer(path, LIMIT) as server:
         for sent in (b"", b"GET / HTTP/1.1\r\n\r\n", b"fedT\x01" + struct.pack(">Q", LIMIT + 1)):

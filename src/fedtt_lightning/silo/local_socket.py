@@ -58,16 +58,20 @@ class LocalServer:
         if self.path.exists() and not self.path.is_socket():
             raise ConfigError(f"{key}: {self.path} is another file: choose a path for a socket")
         problem = f"a worker already listens on {self.path}; stop it or choose another {key}"
-        self._lock: IO[bytes] | None = lock_file(f"{self.path}.lock", problem)
-        self.path.unlink(missing_ok=True)  # only a dead process can have left it: the lock is ours
+        self._lock: IO[bytes] | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            self._lock = lock_file(f"{self.path}.lock", problem)
+            self.path.unlink(missing_ok=True)  # only a dead process has left it: the lock is ours
             self._listener.bind(str(self.path))
             self.path.chmod(0o600)
             self._listener.listen(16)
         except OSError as error:
             self.close()
             raise ConfigError(f"{key}: cannot listen on {self.path}: {error.strerror}") from None
+        except ConfigError:
+            self._listener.close()
+            raise
 
     def receive(self, timeout: float) -> Request | None:
         """Return the next request, or None if `timeout` seconds pass without one.
