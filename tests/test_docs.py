@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import lightning.pytorch
 import peft
 import pytest
 import torch
+import yaml
 
 import fedtt_lightning
 from cli_options import ROOT
 from fedtt_lightning import adapters, callbacks, data, federation, strategies
+from fedtt_lightning.__main__ import main
 
 METHODS = (ROOT / "docs/methods.md").read_text()
 PAGES = {
@@ -46,6 +49,17 @@ def test_named_classes_exist(page: str) -> None:
     known = {name for part in (*ours, *lightnings, peft, torch.nn) for name in dir(part)}
     for name in re.findall(r"`([A-Z][a-zA-Z]*[a-z][A-Z]\w*)(?:\([\w, ]*\))?`", PAGES[page]):
         assert name in known | set(fedtt_lightning.__all__), name
+
+
+def test_the_config_shown_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = re.search(r"```yaml\n(.*?)```", PAGES["docs/ways/config.md"], re.DOTALL)
+    assert shown is not None
+    (tmp_path / "mine.yaml").write_text(shown[1])
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(tmp_path / "mine.yaml"), "--print_config"])
+    assert stop.value.code == 0
+    used = yaml.safe_load(capsys.readouterr().out)
+    assert any("FederatedCheckpoint" in str(one) for one in used["trainer"]["callbacks"])
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
