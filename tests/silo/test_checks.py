@@ -67,9 +67,11 @@ def test_refused_at_a_silo(tmp_path: Path) -> None:
 def test_a_silo_of_more_examples_than_there_is_room_for(tmp_path: Path) -> None:
     rule = SecureMean(max_weight=5.0)
     trainer, module, data, _ = make_run(tmp_path, federation={"aggregation": rule, "sampler": None})
-    settings = SiloSettings(1, 4, str(tmp_path / "socket"), secure_aggregation=True)
+    socket = tmp_path / "socket"
+    settings = SiloSettings(1, 4, str(socket), secure_aggregation=True)
     trainer.callbacks.insert(0, SiloExchange(settings))
     with pytest.raises(
         ConfigError, match=r"client 1 has \d+ examples, but .*max_weight is 5: raise"
     ):
         trainer.fit(module, datamodule=data)
+    assert not socket.exists()

@@ -87,12 +87,12 @@ class Listener:
         )
         folder, rounds = Path(self._trainer.default_root_dir), self._trainer.max_epochs
         self._folder = hold_folder(folder)
-        server = LocalServer(settings.socket, limit)
         secure = None
         if settings.secure_aggregation:
             from fedtt_lightning.silo.secure_answers import secure_answers  # needs Flower's parts
 
             secure = secure_answers(settings, self._trainer)
+        server = LocalServer(settings.socket, limit)  # closed by the inbox from here on
         at_end = partial(note_end, folder, rounds)
         inbox = Inbox(server, limit, here, run, answer, loop.round, secure, at_end)
         if run is not None and has_ended(folder, rounds, run):
