@@ -99,7 +99,7 @@ class Federation:
             patience,
         )
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
         end = monotonic() + seconds
         while not condition():
             assert monotonic() < end, (self.folder / "flower/superlink.log").read_text()[-3000:]

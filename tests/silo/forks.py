@@ -25,7 +25,7 @@ _RUNS = -999
 
 def wait_for(socket: str) -> None:
     """Return when somebody listens on a socket."""
-    end, silo = monotonic() + 20, DirectTransport([socket], 0)
+    end, silo = monotonic() + 120, DirectTransport([socket], 0)
     while not silo.nodes():
         assert monotonic() < end
         sleep(0.02)
@@ -56,7 +56,7 @@ class Forks:
         """
         return self._tell({"function": function, "folder": str(folder), "arguments": arguments})
 
-    def wait(self, pid: int, seconds: float = 30) -> int:
+    def wait(self, pid: int, seconds: float = 120) -> int:
         """Return the exit code of a process, or minus the signal that ended it."""
         code = self._tell({"wait": pid, "seconds": seconds})
         assert code != _RUNS, f"process {pid} has not ended within {seconds} s"

@@ -34,7 +34,7 @@ def vanish(federation: Federation, client: int) -> Thread:
     return back
 
 
-@pytest.mark.parametrize("settings", [{"grace": 0}, {"grace": 0.3}, {"round_deadline": 0.7}])
+@pytest.mark.parametrize("settings", [{"grace": 0}, {"grace": 0.3}, {"round_deadline": 1.5}])
 def test_a_silo_that_stays_away_is_dropped_until_it_is_back(
     federation: Federation, settings: dict[str, float]
 ) -> None:

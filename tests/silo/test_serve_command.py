@@ -65,14 +65,14 @@ def test_one_config_gives_one_adapter_by_fit_and_by_serve(
 
     silos = [silo(0), silo(1), silo(2, "--federation.local_epochs", "2")]
     server = serve()
-    assert forks.wait(silos[2], 60) == 2
+    assert forks.wait(silos[2]) == 2
     refusal = (tmp_path / "silo-2" / "log").read_text().splitlines()[-1]
     assert refusal.startswith("error: ") and "client 2 has local_epochs 2" in refusal
     os.kill(server, signal.SIGTERM)
     assert forks.wait(server) == 128 + signal.SIGTERM
     assert "serve was interrupted" in (tmp_path / "server" / "log").read_text()
     silos[2], server = silo(2), serve()
-    assert forks.wait(server, 60) == 0
+    assert forks.wait(server) == 0
     assert [forks.wait(silo) for silo in silos] == [0, 0, 0]
     assert main(["fit", *options(tiny_backbone, tmp_path / "fit", *plus)]) == 0
     served, simulated = weights(tmp_path / "server"), weights(tmp_path / "fit")
