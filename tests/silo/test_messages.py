@@ -32,7 +32,12 @@ _text = st.text(st.characters(codec="utf-8"), max_size=40).filter(str.isprintabl
 _payload = st.binary(max_size=200)
 _messages = st.one_of(
     st.builds(Hello, _text),
-    st.builds(Here, _text, _count, _count, _count, _count, st.dictionaries(_text, _text)),
+    st.builds(
+        Here,
+        *[_text, _count, _count, _count, _count],
+        st.dictionaries(_text, _text),
+        st.none() | _number,
+    ),
     st.builds(Train, *[_text, _count, _count, st.integers(-9, 9), _text, _text, _text, _text]),
     st.builds(
         Update,
