@@ -138,7 +138,8 @@ def test_another_file_is_kept(path: Path) -> None:
 
 
 def test_a_folder_that_others_can_enter(path: Path) -> None:
-    path.parent.mkdir(mode=0o755)
+    path.parent.mkdir()
+    path.parent.chmod(0o755)  # whatever the umask
     with pytest.raises(ConfigError, match=r"silo.socket: others can enter the folder"):
         LocalServer(path, LIMIT)
 
