@@ -1,6 +1,7 @@
 """What every test may ask for: the folder with real data and weights, and no network."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ def _no_launcher() -> None:
     """
     for name in ("LOCAL_RANK", "NODE_RANK"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _own_umask() -> Iterator[None]:
+    """Give back the umask, which the command `silo` sets for its whole process."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(scope="session")
