@@ -76,7 +76,7 @@ class SecureCollection:
         survivors = dict.fromkeys(left, server.survivors())
         self._stage(3, survivors, server.add_revealed, deadline)
         total = torch.from_numpy(server.total().astype("int64"))
-        self.members = server.members
+        self.members = sorted(server.members)
         for client in self.members:
             self.lost.pop(client, None)  # who is lost after its vector has come is in the sum
         return total
