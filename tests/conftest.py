@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("untimed", deadline=None)  # machines may be busy
-settings.load_profile("untimed")
+# Machines may be busy. The same examples in each run: a failure has to be of the change at hand.
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", untimed)  # new ones: pytest --hypothesis-profile search
+settings.register_profile("repeat", untimed, derandomize=True)
+settings.load_profile("repeat")
 
 # Before anything imports transformers or datasets: a test that needs the network must fail fast.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
