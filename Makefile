@@ -24,7 +24,7 @@ quickstart: $(READY) ## Train FedTT on built-in data: offline, about two minutes
 	$(BIN)/python -m fedtt_lightning fit --config configs/quickstart.yaml
 
 test: $(READY) ## Run the tests (real data too where FEDTT_SHARED names its folder)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --durations 20
 
 docs: $(READY) ## Build the documentation's site in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
