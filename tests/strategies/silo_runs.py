@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -188,11 +189,21 @@ def terminate(trainer: Trainer) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def lose(folder: Path, processes: int) -> None:
-    """Lose the last process inside the second round, and keep what the others say of it."""
-    rank = int(os.environ["LOCAL_RANK"])
-    dies = (At(6, kill_itself),) if rank == processes - 1 else ()
+class Late(Callback):
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            time.sleep(1)
+
+
+def lose(folder: Path, processes: int, waited_for: bool) -> None:
+    """Lose the last process inside the second round, and keep what the others say of it.
+
+    They wait for it at the round's end already, or come there when it is gone.
+    """
+    rank, last = int(os.environ["LOCAL_RANK"]), processes - 1
+    late = (Late(),) if (rank == last) == waited_for else ()
+    dies = (At(6, kill_itself),) if rank == last else ()
     try:
-        run(folder, "kept", processes, processes, extra=dies)
+        run(folder, "kept", processes, processes, extra=(*late, *dies))
     except FedTTError as error:
         (folder / f"said-{rank}").write_text(str(error))

@@ -154,8 +154,11 @@ def test_two_lanes_end_where_one_does(four: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_a_lost_process_ends_all_and_the_run_goes_on_with_one(tmp_path: Path) -> None:
-    assert launch(lose, tmp_path, 3, processes=3) == [0, 0, -signal.SIGKILL]
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_a_lost_process_ends_all_and_the_run_goes_on_with_one(
+    tmp_path: Path, waited_for: bool
+) -> None:
+    assert launch(lose, tmp_path, 3, waited_for, processes=3) == [0, 0, -signal.SIGKILL]
     first, second = ((tmp_path / f"said-{rank}").read_text() for rank in range(2))
     line = r"a process of silo 3 of 3 \(rank 2\) was lost in round 2.*--ckpt_path last"
     assert re.fullmatch(line, first), first

@@ -155,18 +155,34 @@ class Lanes(Exchange):
 
     def _lost(self, error: str, round: int) -> str:
         advice = "go on from the last checkpoint with --ckpt_path last"
-        if (found := _MISSING.search(error)) is None:
+        found = _MISSING.search(error)
+        ranks = [int(rank) for rank in found[1].split(",")] if found else self._unreachable()
+        if not ranks:
             return (
                 f"another process was lost in round {round + 1}, or is later than the strategy's "
                 f"timeout: see what it printed (the first process may say which it is); {advice}"
             )
-        ranks = [int(rank) for rank in found[1].split(",")]
         silos = ", ".join(str(rank // self._silo.size + 1) for rank in ranks)
         return (
-            f"a process of silo {silos} of {self._silo.count} (rank {found[1].strip()}) was lost "
-            f"in round {round + 1}, or is later than the strategy's timeout: see what it printed; "
-            f"{advice}"
+            f"a process of silo {silos} of {self._silo.count} (rank {', '.join(map(str, ranks))}) "
+            f"was lost in round {round + 1}, or is later than the strategy's timeout: see what it "
+            f"printed; {advice}"
         )
+
+    def _unreachable(self) -> list[int]:
+        """Return the ranks to which the first process has no connection any more.
+
+        `monitored_barrier` names those that are lost while it waits, not those that were before.
+        """
+        if distributed.get_rank() != 0:
+            return []
+        ranks = []
+        for rank in range(1, distributed.get_world_size()):
+            try:
+                distributed.irecv(torch.empty(1), src=rank, group=self._silo.exchange)
+            except RuntimeError:
+                ranks.append(rank)
+        return ranks
 
 
 def choose_exchange(federation: FederatedRounds, trainer: Trainer) -> None:
