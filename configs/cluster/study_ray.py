@@ -20,7 +20,10 @@ import sys
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send how it is used
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # and take cells' lines for one another
 
-import ray
+try:
+    import ray
+except ImportError:
+    sys.exit("error: Ray is not installed: pip install ray")
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _SECONDS_TO_STOP = 60
