@@ -144,10 +144,13 @@ def results(args: argparse.Namespace) -> list[dict[str, Any]]:
 def table(args: argparse.Namespace) -> None:
     rows = results(args)
     found = {(row["dataset"], row["method"], row["clients"], row["split"]): row for row in rows}
-    columns = [(clients, split) for clients in sorted(args.clients) for split in SPLITS]
     for dataset in args.datasets:
         if not any(row["dataset"] == dataset for row in rows):
             continue
+        ran = {(clients, split) for of, _, clients, split in found if of == dataset}
+        columns = [
+            (n, split) for n in sorted(args.clients) for split in SPLITS if (n, split) in ran
+        ]
         print(f"\n**{dataset}**\n")
         heads = [f"{clients}, {split}" for clients, split in columns]
         print(f"| method | lr | {' | '.join(heads)} | up a visit | without head |")
@@ -158,7 +161,7 @@ def table(args: argparse.Namespace) -> None:
                 continue
             scores = [shown(row, len(SEEDS)) for row in ours]
             print(f"| {method} | {one['lr']} | {' | '.join(scores)} | {sent(one)} |")
-    whole = len(args.datasets) * len(METHODS) * len(columns) * len(SEEDS)
+    whole = len(args.datasets) * len(METHODS) * len(args.clients) * len(SPLITS) * len(SEEDS)
     runs = sum(row["seeds"] for row in rows)
     print(f"\n{runs} of {whole} runs are done" + (":" if runs < whole else "."))
     for dataset in args.datasets:

@@ -1,4 +1,4 @@
-"""Reference pages, made when MkDocs builds: from docstrings, and from what commands say."""
+"""Pages made when MkDocs builds: from docstrings, what commands say, and the examples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from mkdocs.structure.files import File, Files
 sys.path.insert(0, str(Path(__file__).parent))  # MkDocs loads a hook as a lone file
 
 from commands import commands_page
+from examples import examples_page
 from reference import reference_pages
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages to those in docs/."""
-    pages = {**reference_pages(), "commands": commands_page()}
-    for name, text in pages.items():
-        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    reference = {**reference_pages(), "commands": commands_page()}
+    pages = {f"reference/{name}.md": text for name, text in reference.items()}
+    for path, text in {**pages, "examples.md": examples_page()}.items():
+        files.append(File.generated(config, path, content=text))
     return files

@@ -43,6 +43,7 @@ SINGLE = {
     "serve": "silo.serve_settings.ServeSettings",
     "silo": "silo.silo_settings.SiloSettings",
 }
+BASES = ("ClientDataModule", "TextData")  # of datamodules, which no method tells
 _KEYS_INTRO = """# Config keys
 
 What a config file holds, and what is an option on the command line, too:
@@ -173,7 +174,7 @@ def _keys() -> Iterator[str]:
     for package in PACKAGES:
         for name, found in public(package):
             key = None if f"{package}.{name}" in SINGLE.values() else _key(found)
-            if key is not None and not _is_abstract(found):
+            if key is not None and name not in BASES and not _is_abstract(found):
                 by_key.setdefault(key, []).append((package, name, found))
     for key, path in SINGLE.items():
         yield f"\n## {key}\n\n{_first_sentence(_root()[path])}\n"

@@ -66,6 +66,9 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
         wrong = match[1]
         keys.append(wrong)
         cause = f"{owner} has no argument {wrong!r}" + nearest(wrong, _arguments(owner))
+        block = wrong.split(".")[0]
+        if not owner and block in ("serve", "silo"):
+            cause = f"the block `{block}` is for the command {block}: leave it out for this one"
     elif match := _UNKNOWN.search(cause):
         wrong = match[1] or match[2]
         cause = f"unknown key {wrong!r}" + nearest(wrong, options)

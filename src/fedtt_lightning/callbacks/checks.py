@@ -71,6 +71,11 @@ def _data(trainer: Trainer) -> Iterator[str]:
             f"{type(data).__name__} does not know its clients: wrap it as "
             f"FederatedDataModule({type(data).__name__}(...), clients=...)"
         )
+    elif not hasattr(data, "loader"):
+        yield (
+            f"{type(data).__name__} has set no `loader` and `train_data`, which a ClientDataModule "
+            'does in setup("fit"): name a class that does, such as fedtt_lightning.GlueData'
+        )
     elif data.loader.group_by_length and not hasattr(data.train_data, "lengths"):
         yield (
             f"data.group_by_length needs the length of each example, but the training data is a "

@@ -30,9 +30,12 @@ class Communication(Callback):
     clients), `comm/upload_bytes_total` and `comm/download_bytes_total` (so far).
 
     Attributes:
-        uploaded, downloaded: bytes of the last closed round.
-        uploaded_total, downloaded_total: bytes so far, the open round's too.
-        uploads, downloads: messages so far.
+        uploaded: bytes up in the last closed round.
+        downloaded: bytes down in the last closed round.
+        uploaded_total: bytes up so far, the open round's too.
+        downloaded_total: bytes down so far, the open round's too.
+        uploads: messages up so far.
+        downloads: messages down so far.
     """
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ from fedtt_lightning.data.prompts import Prompt
 from fedtt_lightning.data.stories import StoryData
 from fedtt_lightning.data.superglue import SuperGlueData
 from fedtt_lightning.data.text_corpus import TextCorpus
+from fedtt_lightning.data.text_data import TextData
 from fedtt_lightning.data.wrapper import FederatedDataModule
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "StoryData",
     "SuperGlueData",
     "TextCorpus",
+    "TextData",
 ]

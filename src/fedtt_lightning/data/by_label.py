@@ -54,7 +54,9 @@ class LabelShares(Partitioner):
 
     Args:
         shares: `shares[client][class]`, rows summing to 1.
-        level: `mild` or `severe`, in place of `shares`: the rows of `level_shares`.
+        level: `mild` or `severe`, in place of `shares`. Of two classes one client has .85 (severe:
+            .95) of the second, the next as much of the first, the next half of each, and so on. Of
+            more classes each client in turn has .7 (.9) of one and equal rests of the others.
         seed: of this division, in place of the experiment's.
 
     Examples:

@@ -55,14 +55,14 @@ class CausalLM(LightningModule):
     a list of B lists of text.
 
     What is logged: `train_loss`; `val_loss` (of candidates, that of the right one, or of the
-    likeliest of several right ones) and the task's metrics, see `answer_metrics`; the same for
-    `test_`.
+    likeliest of several right ones) and the task's metrics; the same for `test_`.
 
     Args:
         backbone: Causal language model on the hub, or folder with one.
         peft: Any PEFT configuration by class_path, such as fedtt_lightning.adapters.TTAdapterConfig
             or peft.LoraConfig; null trains the model's own weights.
-        task: What it is trained for, which decides the metrics, see `answer_metrics`.
+        task: What it is trained for, which decides the metrics: a task of SuperGLUE, `squad` or `drop`
+            (em and f1 of written answers), `instructions` or `text` (perplexity); else accuracy.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         trainable: Without `peft`, which weights train: regular expressions searched in the names of
@@ -79,7 +79,6 @@ class CausalLM(LightningModule):
 
     Attributes:
         fresh_parameters: 0, since the pretrained files hold all.
-        trainable: The argument.
 
     Raises:
         ConfigError: the backbone cannot be loaded, the PEFT method does not fit it, an entry of

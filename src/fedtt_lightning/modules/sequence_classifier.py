@@ -40,7 +40,6 @@ class SequenceClassifier(LightningModule):
 
     Attributes:
         fresh_parameters: How many parameters the pretrained files do not hold.
-        trainable: The argument.
 
     Raises:
         ConfigError: the backbone cannot be loaded, the PEFT method does not fit it, or an entry of

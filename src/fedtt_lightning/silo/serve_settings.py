@@ -48,7 +48,7 @@ class ServeSettings:
     join_timeout: float = 600.0
     max_update_norm: float | None = None
     secure_aggregation: bool = False
-    message_limit: int = 1 << 30
+    message_limit: int = 1_073_741_824  # 1 GiB
 
     def check(self) -> None:
         """Raise ConfigError if a number makes no sense."""
