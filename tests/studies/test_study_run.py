@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from studies.study_files import ROOT, fit, run, said, write
 
 SMALL = yaml.safe_load((ROOT / "configs/studies/small.yaml").read_text())
 pytestmark = pytest.mark.processes
+
+
+def load(path: Path) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(path.read_text())
+    return said
 
 
 def test_small_study(
@@ -48,10 +54,12 @@ def test_small_study(
     (task,) = (numbers := Report([tmp_path / "runs"]).numbers())["tasks"]
     shown = [row[1:3] for row in task["charts"]["task1-grid1"]["rows"]]
     assert shown == [[r["point"]["method"], pytest.approx(r["mean"])] for r in result["points"]]
-    for told in numbers["runs"]:  # and not that of the process which it was forked from
-        assert " -m fedtt_lightning fit --config configs/quickstart.yaml " in told["command"]
+    for row in numbers["runs"]:  # and not that of the process which it was forked from
+        assert " -m fedtt_lightning fit --config configs/quickstart.yaml " in row["command"]
 
     records = sorted((tmp_path / "runs").rglob("cell.json"))
+    told = {r.parent.relative_to(tmp_path / "runs").as_posix(): load(r)["key"] for r in records}
+    assert load(tmp_path / "runs/study.json")["cells"] == told and len(told) == 4
     times = [record.stat().st_mtime_ns for record in records]
     capsys.readouterr()
     assert run(path, capsys)[1] == result

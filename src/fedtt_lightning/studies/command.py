@@ -107,7 +107,7 @@ def _run(
     stopped = False
     try:
         with alone_with(study.folder, mine):
-            study.write()
+            study.write({c.folder.relative_to(study.folder).as_posix(): c.key() for c in cells})
             runner.run()
     except KeyboardInterrupt:
         stopped = True

@@ -50,12 +50,21 @@ class Study:
     metric: str
     folder: Path
 
-    def write(self) -> None:
-        """Write `study.json` in the folder: the metric and the grid's names in their order."""
+    def write(self, cells: Mapping[str, str]) -> None:
+        """Write `study.json` in the folder: what the study now consists of.
+
+        It holds `metric`; `grid`: for each axis the names of its choices in their order; and
+        `cells`: for each cell of the grid its folder, relative to the study's and with slashes
+        (`rank=2/seed=0`), and its key. A run in another folder, or whose `cell.json` has another
+        `key`, is of an earlier form of the study.
+
+        Args:
+            cells: these folders and keys.
+        """
         grid = {axis: [choice.name for choice in choices] for axis, choices in self.grid.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".study.json.{process_name()}.partial"
-        text = json.dumps({"metric": self.metric, "grid": grid}, indent=1)
+        text = json.dumps({"metric": self.metric, "grid": grid, "cells": cells}, indent=1)
         partial.write_text(text + "\n", "utf-8")
         partial.replace(self.folder / "study.json")
 
