@@ -1,14 +1,29 @@
-"""How metrics are chosen and numbers are written where people read them; imports nothing."""
+"""How metrics are chosen, summed up and written where people read them; imports nothing of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import sqrt
 
 
 def shown_scores(metrics: Iterable[str]) -> list[str]:
     """Return the validation metrics to show: the losses too, if a task has nothing else."""
     names = [name for name in metrics if name.startswith("val_")]
     return [name for name in names if not name.endswith("_loss")] or names
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation of the sample, None for one value; NaN if one is NaN.
+
+    An infinite value gives an infinite mean, or NaN where there is one of each sign, and NaN as
+    deviation.
+    """
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    # A product overflows to infinity, where a power and `statistics.stdev` raise.
+    squares = [(value - mean) * (value - mean) for value in values]
+    return mean, sqrt(sum(squares) / (len(values) - 1))
 
 
 def human_bytes(count: float) -> str:
