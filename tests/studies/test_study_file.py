@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.studies.study_file import Choice, read_study
-from studies.study_files import said, write
+from fedtt_lightning.studies.study_file import Choice, as_text, read_study
+from studies.study_files import ROOT, said, write
 
-HERE = str(Path(__file__))
+PLUS = str(ROOT / "callbacks/fedtt_plus.yaml")
 
 
 def test_axes_are_keys_or_named_settings(tmp_path: Path) -> None:
     grid = {
         "model.peft.rank": [1, 2],
-        "method": {"FedTT": None, "FedTT+": {"configs": HERE, "model.lr": 0.1}},
+        "method": {"FedTT": None, "FedTT+": {"configs": PLUS, "model.lr": 0.1}},
     }
     study = read_study(write(tmp_path, said(tmp_path, grid=grid)))
     assert study.grid == {
@@ -25,7 +25,7 @@ def test_axes_are_keys_or_named_settings(tmp_path: Path) -> None:
             Choice("1", (), {"model.peft.rank": 1}),
             Choice("2", (), {"model.peft.rank": 2}),
         ),
-        "method": (Choice("FedTT", (), {}), Choice("FedTT+", (HERE,), {"model.lr": 0.1})),
+        "method": (Choice("FedTT", (), {}), Choice("FedTT+", (PLUS,), {"model.lr": 0.1})),
     }
     assert study.seeds == (0, 1) and study.folder == tmp_path / "runs"
 
@@ -70,3 +70,40 @@ def test_no_yaml_names_the_line(tmp_path: Path) -> None:
         read_study(str(path))
     with pytest.raises(ConfigError, match="No such file"):
         read_study(str(tmp_path / "none.yaml"))
+
+
+def test_config_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "base.yaml"
+    study = write(tmp_path, said(tmp_path, configs=[str(config)]))
+    config.write_text("model:\n  lr: [0.1\n")
+    with pytest.raises(ConfigError, match=r"base.yaml:3: no YAML: "):
+        read_study(study)
+    config.write_bytes("# größer".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"base.yaml is not UTF-8 text"):
+        read_study(study)
+
+
+def test_no_name_is_given_twice(tmp_path: Path) -> None:
+    path = write(tmp_path, said(tmp_path, grid={"method": {"A": {"model.lr": 1}, "B": None}}))
+    text = Path(path).read_text()
+    line = text[: text.index("    B:")].count("\n") + 1
+    Path(path).write_text(text.replace("    B:", "    A:"))
+    with pytest.raises(ConfigError, match=rf"study.yaml:{line}: no YAML: A is there twice: rename"):
+        read_study(path)
+    merged = "A: &a {model.lr: 1, model.peft.rank: 2}\n    B: {<<: *a, model.lr: 3}\n    C:"
+    Path(path).write_text(text.replace("A:\n      model.lr: 1\n    B:", merged))
+    assert [choice.options.get("model.lr") for choice in read_study(path).grid["method"]] == [
+        *(1, 3, None)
+    ]
+
+
+def test_values_that_json_has_not(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    study = said(tmp_path, grid={"x": "VALUES"}, options={"y": "MORE"})
+    values = "[.inf, -.inf, 2024-01-31, 1e-3, null, [8, 4]]"
+    text = Path(write(tmp_path, study)).read_text().replace("VALUES", values)
+    path.write_text(text.replace("MORE", "{a: [2024-01-31, .nan]}"))
+    found = read_study(str(path))
+    names = [choice.name for choice in found.grid["x"]]
+    assert names == [".inf", "-.inf", "2024-01-31", "1e-3", "null", "[8, 4]"]
+    assert as_text(found.options["y"]) == "{a: [2024-01-31, .nan]}"

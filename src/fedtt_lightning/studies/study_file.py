@@ -14,6 +14,7 @@ import yaml
 
 from fedtt_lightning.cli_classes import nearest
 from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.studies.yaml_file import UniqueKeys, read_yaml
 
 _KEYS = ("configs", "options", "grid", "seeds", "metric", "folder")
 _SET_BY_STUDY = ("seed_everything", "trainer.default_root_dir", "ckpt_path")
@@ -76,16 +77,9 @@ def read_study(path: str) -> Study:
         ConfigError: it cannot be read, or a key is missing, unknown or of another form.
     """
     try:
-        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        said = read_yaml(path, UniqueKeys)
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}: name a study file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text: save it as such") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise ConfigError(f"{path}{line}: no YAML: {problem}") from None
     if not isinstance(said, dict):
         raise ConfigError(f"{path} holds no keys: give {', '.join(_KEYS)}")
     for key in said:
@@ -121,6 +115,7 @@ def _configs(path: str, key: str, value: Any) -> tuple[str, ...]:
                 f"{path}: {key} names {name}, which is no file: its path begins in the folder "
                 "that the command is called from"
             )
+        read_yaml(name)
     return tuple(files)
 
 
@@ -193,4 +188,10 @@ def process_name() -> str:
 
 def as_text(value: Any) -> str:
     """Return a value as it is written on a command line."""
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):  # what YAML has and JSON has not: dates, .inf
+        text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
+        return str(text).removesuffix("...\n").rstrip()
