@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,11 +67,28 @@ def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_page_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "a")
-    for page, why in ((run, "Is a directory"), (run / "summary.json" / "x", "File exists")):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    odd = ((run, "it is there and no file"), (pipe, "it is there and no file"))
+    for page, why in (*odd, (run / "summary.json" / "x", "File exists")):
         assert main(["report", str(run), "-o", str(page)]) == 2
         err = capsys.readouterr().err
         assert err.startswith(f"error: {page} cannot be written: {why}") and err.count("\n") == 1
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.partial")) and pipe.is_fifo()
+
+
+@pytest.mark.parametrize("option", ["--output", "--figures"])
+def test_an_empty_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert main(["report", str(write_run(tmp_path / "a")), option, ""]) == 2
+    err = capsys.readouterr().err
+    assert f"{option}: the name is empty: give one" in err and err.count("\n") == 1
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    run, link = write_run(tmp_path / "a"), tmp_path / "link.html"
+    link.symlink_to("page.html")
+    for _ in range(2):  # to a page that is not there yet, and to one that is
+        assert main(["report", str(run), "-o", str(link)]) == 0
+        assert link.is_symlink() and (tmp_path / "page.html").read_text().startswith("<!DOCTYPE")
 
 
 def test_folders_are_needed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,3 +111,8 @@ def test_runs_without_a_config_stay_alone(tmp_path: Path) -> None:
 def test_configurations_by_dotted_keys() -> None:
     config = {"a": {"class_path": "x.Y", "init_args": {"b": [1, 2], "c": None}}, 7: True}
     assert flatten(config) == {"a": "Y", "a.b": "[1, 2]", "a.c": "null", "7": "true"}
+
+
+@pytest.mark.parametrize("args", ["ta", 7, [1], None])
+def test_arguments_that_were_cut_short(args: object) -> None:
+    assert flatten({"data": {"class_path": "x.Y", "init_args": args}}) == {"data": "Y"}

@@ -72,6 +72,13 @@ def test_files_cut_short(tmp_path: Path) -> None:
     assert all("\n" not in problem for problem in run.problems)
 
 
+def test_a_config_that_holds_itself(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / LOGS / "version_0" / "config.yaml").write_text("data: &all [*all]\n")
+    run = read(folder)
+    assert run.config == {} and run.problems[0].startswith("config.yaml cannot be read: ")
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", '"a"', "7", ""])
 def test_a_summary_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     (tmp_path / "summary.json").write_text(text)
@@ -105,3 +112,12 @@ def test_runs_in_and_below_folders(tmp_path: Path) -> None:
 def test_no_run_at_all(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no run: name trainer\.default_root_dir of a fit"):
         read_runs([tmp_path])
+
+
+@pytest.mark.parametrize("count", ["nan", "inf", "-3", "many", "1e40"])
+def test_a_count_that_is_none(tmp_path: Path, count: str) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / "partition.csv").write_text(f"client,examples,bad\n0,7,7\n1,{count},{count}\n")
+    run = read(folder)
+    assert run.problems == ["partition.csv: 2 cells are no numbers of examples: shown as 0"]
+    assert [row["bad"] for row in run.tables["partition"]] == ["7", "0"]

@@ -193,7 +193,8 @@ def _participation(task: Task, key: str) -> Lines:
         return [(v, 100 * times[v] / len(visits), 0.0) for v in sorted(times)]
 
     curves = _lines(task, points)
-    return Lines(key, "How often clients took part", "visits", "% of clients", curves)
+    title = "How often clients took part"
+    return Lines(key, title, "visits", "% of clients", curves, note=_note(curves))
 
 
 def _over_clients(scores: np.ndarray) -> Points:
@@ -211,7 +212,7 @@ def _heat_maps(task: Task, start: str) -> list[Chart]:
         labels = [name for name in (rows[0] if rows else {}) if name not in ("client", "examples")]
         if not labels:
             continue
-        counts = np.array([[int(number(row[name], 0)) for name in labels] for row in rows])
+        counts = np.array([[int(float(row[name])) for name in labels] for row in rows])
         clients = [row.get("client", "") for row in rows]
         drawn = len(clients) <= _DRAWN_CLIENTS and len(labels) <= _DRAWN_LABELS
         note = "" if drawn else f"The first of {len(clients)} clients × {len(labels)} labels."

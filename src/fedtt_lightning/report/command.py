@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 from fedtt_lightning.arguments import Parser
 from fedtt_lightning.errors import ConfigError
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty: give one")
+    return Path(text)
 
 
 def main(argv: list[str]) -> int:
@@ -25,11 +32,11 @@ def main(argv: list[str]) -> int:
         "folders", nargs="+", help="trainer.default_root_dir of runs, or folders of such folders"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, help="the page (default: report.html, or none with --json)"
+        "-o", "--output", type=_path, help="the page (default: report.html, or none with --json)"
     )
     parser.add_argument(
         "--figures",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="write each chart as SVG, PNG, PDF and CSV, and each table as CSV",
     )

@@ -121,7 +121,7 @@ def group_runs(runs: Iterable[Run]) -> list[Task]:
 def flatten(value: object, prefix: str = "") -> Flat:
     """Return a configuration by dotted keys; callbacks and the like by the names of their class."""
     if isinstance(value, dict) and "class_path" in value:
-        return {prefix: _class_name(value), **_items(value.get("init_args") or {}, prefix)}
+        return {prefix: _class_name(value), **_items(value.get("init_args"), prefix)}
     if isinstance(value, dict):
         return _items(value, prefix)
     if isinstance(value, list) and value and all(_is_class(part) for part in value):
@@ -131,9 +131,10 @@ def flatten(value: object, prefix: str = "") -> Flat:
     return {prefix: text}
 
 
-def _items(value: Mapping[str, Any], prefix: str) -> Flat:
+def _items(value: object, prefix: str) -> Flat:
     flat: Flat = {}
-    for key, part in value.items():
+    # Of a file that was cut short it may be half a word.
+    for key, part in value.items() if isinstance(value, dict) else ():
         flat |= flatten(part, f"{prefix}.{key}" if prefix else str(key))
     return flat
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -34,7 +35,7 @@ class Report:
     folders give the same report.
 
     Args:
-        folders: `trainer.default_root_dir` of runs, or folders with such folders in them.
+        folders: `trainer.default_root_dir` of runs, or folders with such folders in them; or one.
 
     Attributes:
         problems: what could not be read or counted, a line each.
@@ -43,8 +44,9 @@ class Report:
         ConfigError: there is no run, or from `html` and `write_figures` no matplotlib.
     """
 
-    def __init__(self, folders: Sequence[str | Path]) -> None:
-        self._runs, self.problems = read_runs([Path(folder) for folder in folders])
+    def __init__(self, folders: str | Path | Sequence[str | Path]) -> None:
+        named = [folders] if isinstance(folders, str | Path) else folders
+        self._runs, self.problems = read_runs([Path(folder) for folder in named])
         self._tasks = group_runs(self._runs)
         self.problems += _told_once(self._runs)
         self._grids = [study_grid(task) for task in self._tasks]
@@ -179,11 +181,15 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
+    """Write a file whole or not at all; a link stays one, and a device what it is."""
+    real = Path(os.path.realpath(path))
+    partial = real.with_name(f".{real.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} cannot be written: it is there and no file: name another")
+        real.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
-        partial.replace(path)
+        partial.replace(real)
     except OSError as error:
         with suppress(OSError):
             partial.unlink()

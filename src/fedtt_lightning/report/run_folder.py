@@ -153,6 +153,7 @@ def _read(folder: Path, name: str) -> Run:
     for table in ("partition", "clients", "participation"):
         if rows := _rows(run, folder / f"{table}.csv"):
             run.tables[table] = rows
+    _check_counts(run)
     _read_cell(run)
     if not run.summary:
         run.problems.append("no summary.json: it has not ended, or had no RoundReport")
@@ -169,6 +170,17 @@ def _read(folder: Path, name: str) -> Run:
     if broken:
         run.problems.append(f"NaN or infinite in some rounds: {', '.join(sorted(broken))}")
     return run
+
+
+def _check_counts(run: Run) -> None:
+    odd = 0
+    for row in run.tables.get("partition", ()):
+        for label in row.keys() - {"client"}:
+            if not 0 <= number(row[label], -1) < 2**53:  # nor is NaN
+                row[label] = "0"
+                odd += 1
+    if odd:
+        run.problems.append(f"partition.csv: {odd} cells are no numbers of examples: shown as 0")
 
 
 def _read_cell(run: Run) -> None:
@@ -206,14 +218,14 @@ def _mapping(run: Run, path: Path, parse: Callable[[str], Any]) -> dict[str, Any
     if not path.is_file():
         return {}
     try:
-        value = parse(path.read_text(encoding="utf-8"))
+        value = printable(parse(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         run.problems.append(f"{path.name} cannot be read: {printable(str(error))[:120]}")
         return {}
     if not isinstance(value, dict):
         run.problems.append(f"{path.name} cannot be read: it is no mapping")
         return {}
-    return dict(printable(value))
+    return value
 
 
 def _rows(run: Run, path: Path) -> list[Row]:
