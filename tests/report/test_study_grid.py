@@ -11,16 +11,23 @@ import pytest
 from fedtt_lightning.report import Report
 from fedtt_lightning.report.charts import Dots, Lines
 from fedtt_lightning.report.drawing import draw_file, draw_svg
-from fedtt_lightning.report.groups import group_runs
+from fedtt_lightning.report.groups import Task, group_runs
 from fedtt_lightning.report.run_folder import read_runs
+from fedtt_lightning.report.study_cells import read_cells
 from fedtt_lightning.report.study_grid import StudyGrid, study_grid
 from run_files import NOT_A_NUMBER, study_score, write_run, write_study
 
 GRID = {"model.peft.rank": ["16", "2"], "split": ["severe", "iid", "alpha 1"]}
 
 
+def tasks_of(*folders: Path) -> list[Task]:
+    runs, _ = read_runs(folders)
+    read_cells(runs)
+    return group_runs(runs)
+
+
 def grid_of(folder: Path) -> StudyGrid:
-    (task,) = group_runs(read_runs([folder])[0])
+    (task,) = tasks_of(folder)
     grid = study_grid(task)
     assert grid is not None
     return grid
@@ -97,7 +104,7 @@ def test_a_point_of_nan_is_in_the_table_and_not_drawn(tmp_path: Path) -> None:
 def test_points_of_one_configuration_stay_apart(tmp_path: Path) -> None:
     """Such as a choice that names what is the default."""
     folders = [write_run(tmp_path / n / "s", point={"method": n}) for n in ("FedTT", "same")]
-    (task,) = group_runs(read_runs(folders)[0])
+    (task,) = tasks_of(*folders)
     assert [group.label for group in task.groups] == ["1 FedTT", "2 same"]
 
 
@@ -105,8 +112,7 @@ def test_points_of_one_configuration_stay_apart(tmp_path: Path) -> None:
 def test_no_grid(tmp_path: Path, points: list[dict[str, str] | None]) -> None:
     for i, point in enumerate(points):
         write_run(tmp_path / f"{i}" / "s", rank=i + 1, point=point)
-    (task,) = group_runs(read_runs([tmp_path])[0])
-    assert study_grid(task) is None
+    assert {study_grid(task) for task in tasks_of(tmp_path)} == {None}
 
 
 def test_the_page_has_it_first(tmp_path: Path) -> None:
@@ -128,16 +134,6 @@ def test_dots_are_drawn(tmp_path: Path) -> None:
         assert draw_file(chart, kind).startswith(start)
 
 
-def test_what_has_failed_is_told(tmp_path: Path) -> None:
-    folder = write_study(tmp_path, GRID, seeds=1) / "2_iid" / "seed=0"
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.unlink()
-    (folder / "cell.json").write_text('{"point": {}, "error": "out of memory"}')
-    problems = Report([tmp_path]).problems
-    assert "2_iid/seed=0: it has failed: out of memory" in problems
-
-
 @pytest.mark.parametrize(
     "text", ["", "[1]", '{"grid": 3, "metric": [1]}', '{"grid": {"split": "iid"}}', '{"grid": {"sp']
 )
@@ -152,13 +148,14 @@ def test_a_study_that_cannot_be_read_costs_its_order_alone(tmp_path: Path, text:
     assert len(found.table("").rows) == 3
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"point": [1], "error": 7}', '{"point": {"split": '])
+@pytest.mark.parametrize("text", ["", "[]", '{"point": {"split": '])
 def test_a_record_that_cannot_be_read_costs_its_point_alone(tmp_path: Path, text: str) -> None:
     folder = write_study(tmp_path, {"rank": ["2", "4"], "split": ["iid"]}, seeds=1)
     (folder / "2_iid" / "seed=0" / "cell.json").write_text(text)
     report = Report([folder])
-    (task,) = report.numbers()["tasks"]
-    assert [group["label"] for group in task["groups"]] == ["1 FedTT, rank 2", "2 rank 4, iid"]
+    alone, study = report.numbers()["tasks"]
+    assert [group["label"] for group in alone["groups"]] == ["1 FedTT"]
+    assert [group["label"] for group in study["groups"]] == ["1 rank 4, iid"]
     assert len(report.problems) == 1 and report.problems[0].startswith("2_iid/seed=0: ")
 
 

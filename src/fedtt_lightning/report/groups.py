@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import nan, sqrt
@@ -99,23 +100,37 @@ def spread(values: list[float]) -> tuple[float, float]:
 
 
 def group_runs(runs: Iterable[Run]) -> list[Task]:
-    """Return the tasks of some runs, in the order in which they come; notes repeats as problems."""
-    tasks: dict[str, dict[str, Group]] = {}
+    """Return the tasks of some runs, each study's apart, in the order in which they come.
+
+    Runs that repeat others are not counted, which is noted as their problem.
+    """
+    tasks: dict[str, Task] = {}
+    groups: dict[str, Group] = {}
     seen: dict[str, Run] = {}
     for run in runs:
+        if run.left_out:
+            continue
         flat = {k: v for k, v in flatten(run.config).items() if not _below(k, _PLACES)}
-        whole = json.dumps([run.point, flat], sort_keys=True)
+        place = [str(run.study_folder), run.point]
+        whole = json.dumps([place, flat], sort_keys=True)
         if run.config and (first := seen.setdefault(whole, run)) is not run:
             run.problems.append(f"the same configuration and seed as {first.name}: not counted")
             continue
         settings = {key: value for key, value in flat.items() if not _below(key, _SEEDS)}
         finished = bool(run.summary)
+        told: object = settings if run.config else str(run.folder)
+        if isinstance(run.study.get("cells"), dict):
+            told = None  # a point has one configuration, though its folders may have moved
         # Those that ended may have done so early; of the others only like numbers are averaged.
-        same = [run.point, settings, finished or run.rounds] if run.config else [str(run.folder)]
-        groups = tasks.setdefault(_task_name(run), {})
-        group = groups.setdefault(json.dumps(same, sort_keys=True), Group([], settings, finished))
-        group.runs.append(run)
-    return [_labelled(Task(name, [*groups.values()])) for name, groups in tasks.items()]
+        same = json.dumps([place, told, finished or run.rounds], sort_keys=True)
+        if same not in groups:
+            groups[same] = Group([], settings, finished)
+            name = _task_name(run)
+            tasks.setdefault(f"{run.study_folder} {name}", Task(name, [])).groups.append(
+                groups[same]
+            )
+        groups[same].runs.append(run)
+    return [*map(_labelled, tasks.values())]
 
 
 def flatten(value: object, prefix: str = "") -> Flat:
@@ -152,10 +167,15 @@ def _below(key: str, places: tuple[str, ...]) -> bool:
 
 
 def _task_name(run: Run) -> str:
-    """Name what is learned: the data's class and its texts, which name tasks, files and folders."""
+    """Name what is learned: the data's class and its texts, which name tasks, files and folders.
+
+    Where runs of other folders are reported too, the study's comes first.
+    """
+    study = os.path.dirname(os.path.dirname(run.name)) if run.study_folder else ""
+    start = f"{study}: " if study else ""
     data = run.config.get("data")
     if not isinstance(data, dict) or "class_path" not in data:
-        return f"unknown task ({', '.join(sorted(_scores(run))) or 'no score'})"
+        return f"{start}unknown task ({', '.join(sorted(_scores(run))) or 'no score'})"
     args = data.get("init_args")
     texts = {
         key: value
@@ -163,7 +183,7 @@ def _task_name(run: Run) -> str:
         if isinstance(value, str) and key != "tokenizer"
     }
     named = "".join(f", {key}: {value}" for key, value in texts.items())
-    return f"{_class_name(data)}{named}"
+    return f"{start}{_class_name(data)}{named}"
 
 
 def _scores(run: Run) -> list[str]:

@@ -17,6 +17,7 @@ from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.report.charts import Chart, task_charts
 from fedtt_lightning.report.groups import flatten, group_runs
 from fedtt_lightning.report.run_folder import Run, read_runs
+from fedtt_lightning.report.study_cells import read_cells
 from fedtt_lightning.report.study_grid import study_grid
 from fedtt_lightning.report.tables import (
     Table,
@@ -46,9 +47,13 @@ class Report:
 
     def __init__(self, folders: str | Path | Sequence[str | Path]) -> None:
         named = [folders] if isinstance(folders, str | Path) else folders
-        self._runs, self.problems = read_runs([Path(folder) for folder in named])
-        self._tasks = group_runs(self._runs)
-        self.problems += _told_once(self._runs)
+        runs, self.problems = read_runs([Path(folder) for folder in named])
+        read_cells(runs)
+        self._tasks = group_runs(runs)
+        self.problems += _told_once(runs)
+        self._runs = [run for run in runs if not run.left_out]
+        if not self._runs:
+            raise ConfigError(f"no run is left to report: {'; '.join(self.problems[:3])}")
         self._grids = [study_grid(task) for task in self._tasks]
         self._charts: list[list[Chart]] = [
             [*(grid.charts(f"task{i}-") if grid else ()), *task_charts(task, i)]

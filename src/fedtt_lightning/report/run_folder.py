@@ -31,7 +31,9 @@ class Run:
         series: values by metric and round, rounds from 1; NaN where a NaN was logged.
         tables: the rows of partition.csv, clients.csv and participation.csv, by those names.
         point: its choice on each axis of a study's grid; empty if it is of no study.
-        study: what the study's `study.json` says: its `metric`, and its `grid` in order.
+        study_folder: of the study of which it is a cell, None if it is of none.
+        study: what the study's `study.json` says: `metric`, `grid` in order, the `cells`' keys.
+        left_out: whether it is a cell that does not count, for a reason which is its one problem.
         problems: what could not be read, a line each.
     """
 
@@ -42,7 +44,9 @@ class Run:
     series: dict[str, dict[int, float]] = field(default_factory=dict)
     tables: dict[str, list[Row]] = field(default_factory=dict)
     point: dict[str, str] = field(default_factory=dict)
+    study_folder: Path | None = None
     study: dict[str, Any] = field(default_factory=dict)
+    left_out: bool = False
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -80,9 +84,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             "a fit, or a folder of several"
         )
     common = os.path.commonpath([path.parent for path in found])
-    runs = [_read(path, printable(os.path.relpath(path, common))) for path in found]
-    _read_studies(runs)
-    return runs, problems
+    return [_read(path, printable(os.path.relpath(path, common))) for path in found], problems
 
 
 def number(value: object, otherwise: float) -> float:
@@ -138,9 +140,9 @@ def _evaluates(log: Path) -> bool:
 def _read(folder: Path, name: str) -> Run:
     run = Run(name, folder)
     logs = [path for path in (*_versions(folder), folder) if not _evaluates(path)]
-    run.summary = _mapping(run, folder / "summary.json", json.loads)
+    run.summary = read_mapping(run, folder / "summary.json", json.loads)
     if configs := [path / "config.yaml" for path in logs if (path / "config.yaml").is_file()]:
-        run.config = _mapping(run, configs[-1], yaml.safe_load)
+        run.config = read_mapping(run, configs[-1], yaml.safe_load)
     else:
         run.problems.append("no config.yaml: it is told from other runs by its folder only")
     for rows in reversed([_rows(run, path / "metrics.csv") for path in logs]):
@@ -154,7 +156,6 @@ def _read(folder: Path, name: str) -> Run:
         if rows := _rows(run, folder / f"{table}.csv"):
             run.tables[table] = rows
     _check_counts(run)
-    _read_cell(run)
     if not run.summary:
         run.problems.append("no summary.json: it has not ended, or had no RoundReport")
     elif run.series and run.rounds - number(run.summary.get("rounds"), 0) not in (0, 1):
@@ -183,25 +184,6 @@ def _check_counts(run: Run) -> None:
         run.problems.append(f"partition.csv: {odd} cells are no numbers of examples: shown as 0")
 
 
-def _read_cell(run: Run) -> None:
-    """Read what the run is to a study, if it is one of its cells."""
-    cell = _mapping(run, run.folder / "cell.json", json.loads)
-    if isinstance(point := cell.get("point"), dict):
-        run.point = {axis: str(choice) for axis, choice in point.items()}
-    if error := cell.get("error"):
-        run.problems.append(f"it has failed: {str(error)[:200]}")
-
-
-def _read_studies(runs: Iterable[Run]) -> None:
-    """Give the runs what their studies say; one that cannot be read is told of its first run."""
-    known: dict[Path, dict[str, Any]] = {}
-    for run in runs:
-        path = run.folder.parent.parent / "study.json"  # a cell's folder is STUDY/POINT/SEED
-        if run.point and path not in known:
-            known[path] = _mapping(run, path, json.loads)
-        run.study = known.get(path, {})
-
-
 def _add_earlier(run: Run, rows: Iterable[Row]) -> None:
     """Add the rounds of an earlier start that are before those known: a resumed run has both."""
     first = min((min(values) for values in run.series.values() if values), default=None)
@@ -214,7 +196,8 @@ def _add_earlier(run: Run, rows: Iterable[Row]) -> None:
                 run.series.setdefault(metric, {})[int(epoch) + 1] = float(text)
 
 
-def _mapping(run: Run, path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+def read_mapping(run: Run, path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """Return what a file says, nothing if there is none; notes one that cannot be read."""
     if not path.is_file():
         return {}
     try:
