@@ -37,3 +37,15 @@ def test_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {key.rstrip('+')}: ") and message in line
     assert len(line) < 250
+
+
+@pytest.mark.parametrize("block", ["serve", "silo"])
+def test_a_block_of_another_command(
+    block: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "federation.yaml"
+    config.write_text(f"{block}:\n  socket: here\n")
+    assert main(["fit", "--config", str(config), *options("none", tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {config}:2: {block}.socket: ")
+    assert line.endswith(f"the block `{block}` is for the command {block}: leave it out here")

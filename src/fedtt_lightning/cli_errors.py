@@ -41,6 +41,7 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
         args: the command line; if a key is not on it but on one line of its config files, that
             line is named.
     """
+    known = [*options]
     keys: list[str] = []
     causes: list[str] = []
     owner = given = value = ""
@@ -66,12 +67,9 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
         wrong = match[1]
         keys.append(wrong)
         cause = f"{owner} has no argument {wrong!r}" + nearest(wrong, _arguments(owner))
-        block = wrong.split(".")[0]
-        if not owner and block in ("serve", "silo"):
-            cause = f"the block `{block}` is for the command {block}: leave it out for this one"
     elif match := _UNKNOWN.search(cause):
         wrong = match[1] or match[2]
-        cause = f"unknown key {wrong!r}" + nearest(wrong, options)
+        cause = f"unknown key {wrong!r}" + nearest(wrong, known)
     elif keys:
         wrong = keys[-1]
         if match := _SUBCLASS.search(cause):
@@ -80,6 +78,9 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
             cause = unknown_class(match[1] or f"{match[2]}.{match[3]}", bases)
         elif bases and value and (match or not causes):
             cause = no_class(value, ".".join(keys), bases)
+    block = wrong.split(".")[0]
+    if block in ("serve", "silo") and not any(name.startswith(f"{block}.") for name in known):
+        cause = f"{wrong}: the block `{block}` is for the command {block}: leave it out here"
     place = _place(wrong.split(".")[-1], args)
     path = ".".join(keys)
     return f"{place}{path}: {cause}" if path and not cause.startswith(path) else f"{place}{cause}"

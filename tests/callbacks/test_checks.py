@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import (
 from torch import nn
 
 from fedtt_lightning import FactorFreezing, FederatedDataModule, FederatedRounds
-from fedtt_lightning.data import BySize
+from fedtt_lightning.data import BySize, ClientDataModule
 from fedtt_lightning.errors import ConfigError, FederationError
 from fedtt_lightning.federation import FedAvg, FixedSampler, UniformSampler
 from toy import ToyData, ToyModule
@@ -82,6 +82,8 @@ def test_all_problems_at_once() -> None:
 def test_data_without_clients() -> None:
     with pytest.raises(ConfigError, match="ToyData does not know its clients: wrap it"):
         fit(data=ToyData())
+    with pytest.raises(ConfigError, match="ClientDataModule has set no `loader` and `train_data`"):
+        fit(data=ClientDataModule(clients=3))
 
 
 @pytest.mark.parametrize(

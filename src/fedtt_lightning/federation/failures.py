@@ -25,7 +25,8 @@ class ClientFailures:
     Args:
         dropout_rate: chance of a client to drop out of a round, in [0, 1).
         deadline: time for a visit, in batches of a median client; none if not given.
-        slowness: standard deviation of the logarithm of a client's pace, at most 10; 0 makes all clients equally fast.
+        slowness: standard deviation of the logarithm of a client's pace, at most 10; 0 makes all
+            clients equally fast.
     """
 
     def __init__(

@@ -61,8 +61,9 @@ class CausalLM(LightningModule):
         backbone: Causal language model on the hub, or folder with one.
         peft: Any PEFT configuration by class_path, such as fedtt_lightning.adapters.TTAdapterConfig
             or peft.LoraConfig; null trains the model's own weights.
-        task: What it is trained for, which decides the metrics: a task of SuperGLUE, `squad` or `drop`
-            (em and f1 of written answers), `instructions` or `text` (perplexity); else accuracy.
+        task: What it is trained for, which decides the metrics: a task of SuperGLUE, `squad` or
+            `drop` (em and f1 of written answers), `instructions` or `text` (perplexity); any other
+            name means accuracy.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         trainable: Without `peft`, which weights train: regular expressions searched in the names of
