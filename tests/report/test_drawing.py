@@ -14,6 +14,7 @@ from fedtt_lightning.report.charts import Chart, HeatMap, Lines, task_charts
 from fedtt_lightning.report.drawing import COLOURS, draw_file, draw_svg
 from fedtt_lightning.report.groups import group_runs
 from fedtt_lightning.report.run_folder import read_runs
+from fedtt_lightning.report.scores import Score
 from run_files import NOT_A_NUMBER, write_run
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -72,11 +73,12 @@ def test_every_chart_of_a_run(tmp_path: Path) -> None:
     names = ["score-rounds", "score-bytes", "clients", "drift", "participation", "partition1"]
     assert [*charts] == names
     assert tips(charts["score-rounds"]) == [
-        f"1 FedTT|round {r}, val_acc {score}" for r, score in ((1, 0.5), (2, 0.6), (3, 0.7))
+        f"1 FedTT|round {r}, val_acc {score}"
+        for r, score in ((1, "0.5000"), (2, "0.6000"), (3, "0.7000"))
     ]
     bytes_chart = charts["score-bytes"]
     assert [row[1] for row in bytes_chart.rows()] == [2000, 4000, 6000]
-    assert tips(bytes_chart)[0] == "1 FedTT|bytes 2.0 KiB, val_acc 0.5"
+    assert tips(bytes_chart)[0] == "1 FedTT|bytes 2.0 KiB, val_acc 0.5000"
     assert [row[2] for row in charts["clients"].rows()] == [0.4, 0.7, 0.9]
     visits = [row[1:3] for row in charts["participation"].rows()]
     assert visits == [[1, pytest.approx(100 / 3)], [3, pytest.approx(200 / 3)]]
@@ -90,11 +92,33 @@ def test_every_chart_of_a_run(tmp_path: Path) -> None:
 
 
 def test_the_spread_over_seeds(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / f"{s}", [x], seed=s) for s, x in enumerate((0.5, 0.6))]
+    folders = [write_run(tmp_path / f"{s}", [x, 0.7], seed=s) for s, x in enumerate((0.5, 0.6))]
     chart = charts_of(*folders)["score-rounds"]
-    ((_, round, mean, sd),) = chart.rows()
-    assert (round, mean, sd) == pytest.approx((1, 0.55, np.std([0.5, 0.6], ddof=1)))
-    assert tips(chart) == ["1 FedTT|round 1, val_acc 0.55 ± 0.071"]
+    assert chart.rows()[0][1:] == pytest.approx([1, 0.55, np.std([0.5, 0.6], ddof=1), 2])
+    assert tips(chart) == [
+        "1 FedTT|round 1, val_acc 0.5500 ± 0.0707",
+        "1 FedTT|round 2, val_acc 0.7000 ± 0.0000",
+    ]
+    assert chart.note == ""
+
+
+def test_fewer_seeds_than_others_have(tmp_path: Path) -> None:
+    """Are told at the marks, and one has no spread."""
+    folders = [write_run(tmp_path / f"{s}", seed=s) for s in range(3)]
+    charts = charts_of(*folders, write_run(tmp_path / "b", rank=8))
+    for name in ("score-rounds", "score-bytes"):
+        chart = charts[name]
+        assert tips(chart)[-1].endswith("val_acc 0.7000 (1/3)")
+        assert chart.rows()[-1][-3:] == [0.7, None, 1]
+        assert chart.note == "Some are of fewer than 3 seeds, as the words at their marks say."
+
+
+def test_scores_of_one_round_alone_are_no_chart(tmp_path: Path) -> None:
+    """They would be one above the other; those of different rounds are not."""
+    folders = [write_run(tmp_path / f"{rank}", [0.5], rank=rank) for rank in (2, 8)]
+    names = ["score-bytes", "clients", "participation", "partition1"]
+    assert [*charts_of(*folders)] == names
+    assert "score-rounds" in charts_of(*folders, write_run(tmp_path / "b", [0.5, 0.6]))
 
 
 def test_nan_is_left_out_of_a_line_and_kept_in_its_table(tmp_path: Path) -> None:
@@ -104,7 +128,7 @@ def test_nan_is_left_out_of_a_line_and_kept_in_its_table(tmp_path: Path) -> None
 
 
 def test_a_run_of_nan_alone_has_no_line(tmp_path: Path) -> None:
-    charts = charts_of(write_run(tmp_path / "a", [NOT_A_NUMBER]))
+    charts = charts_of(write_run(tmp_path / "a", [NOT_A_NUMBER, NOT_A_NUMBER]))
     assert "score-rounds" not in charts and "drift" in charts
 
 
@@ -123,17 +147,23 @@ def test_many_clients_and_groups_are_drawn_in_part() -> None:
     counts = np.arange(120 * 50).reshape(120, 50)
     heat = HeatMap("k", "t", [*map(str, range(120))], [f"l{i}" for i in range(50)], counts)
     assert len(tips(heat)) == 100 * 40 and len(heat.rows()) == 120
-    lines = Lines("k", "t", "round", "y", [(i, f"{i} x", [(1.0, 0.5, 0.0)]) for i in range(30)])
+    lines = Lines("k", "t", "round", "y", [(i, f"{i} x", [(1.0, Score(0.5))]) for i in range(30)])
     assert len(tips(lines)) == 24 and len(lines.rows()) == 30
+
+
+def test_charts_say_that_they_hold_a_part_of_the_groups(tmp_path: Path) -> None:
+    charts = charts_of(*(write_run(tmp_path / f"{rank}", rank=rank) for rank in range(1, 26)))
+    for name in ("score-rounds", "score-bytes", "clients", "participation"):
+        assert charts[name].note == "The first 24 of 25 are drawn.", name
 
 
 @pytest.mark.parametrize("label", ["1 $\\frac$ & <b>", "1 _x", "1 \"'><img src=x>"])
 def test_labels_are_text(label: str) -> None:
-    chart = Lines("k", "<t>", "round", "y", [(0, label, [(1.0, 0.5, 0.0), (2.0, 0.6, 0.0)])])
+    chart = Lines("k", "<t>", "round", "y", [(0, label, [(1.0, Score(0.5)), (2.0, Score(0.6))])])
     root = ElementTree.fromstring(draw_svg(chart))
     assert not [node for node in root.iter() if node.tag in (f"{SVG}b", f"{SVG}img")]
     assert [node.text for node in root.iter(f"{SVG}text") if node.text == label] == [label]
-    assert tips(chart) == [f"{label}|round 1, y 0.5", f"{label}|round 2, y 0.6"]
+    assert tips(chart) == [f"{label}|round 1, y 0.5000", f"{label}|round 2, y 0.6000"]
     assert draw_file(chart, "png").startswith(b"\x89PNG")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedtt_lightning.report.groups import Task, flatten, group_runs
+from fedtt_lightning.report.groups import Task, choice_words, flatten, group_runs
 from fedtt_lightning.report.run_folder import Run, read_runs
 from run_files import NOT_A_NUMBER, write_run
 
@@ -24,10 +24,10 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     (group,) = task.groups
     assert task.name == "GlueData, task: sst2" and group.label == "1 FedTT"
     assert group.values("val_acc") == scores
-    assert group.series("val_acc")[0] == (1, 0.5, 0)
-    round, mean, sd = group.series("val_acc")[1]
+    assert group.series("val_acc")[0] == (1, (0.5, 0, 3))
+    round, score = group.series("val_acc")[1]
     assert round == 2
-    assert (mean, sd) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
+    assert score == pytest.approx((np.mean(scores), np.std(scores, ddof=1), 3))
     assert task.differences() == {}
 
 
@@ -38,19 +38,19 @@ def test_runs_that_another_logger_has_seen(tmp_path: Path) -> None:
     logs = [tmp_path / name / "lightning_logs/version_0/metrics.csv" for name in "ab"]
     logs[0].unlink()
     (task,), _ = grouped(tmp_path)
-    assert task.groups[0].series("val_acc") == [(1, 0.5, 0), (2, 0.7, 0)]
+    assert task.groups[0].series("val_acc") == [(1, (0.5, None, 1)), (2, (0.7, None, 1))]
     assert task.groups[0].values("val_acc") == [0.6, 0.7]
     logs[1].unlink()
     (task,), runs = grouped(tmp_path)
-    (end,) = task.groups[0].series("val_acc")
-    assert end == pytest.approx((2, 0.65, 0.1 / 2**0.5))
+    ((round, end),) = task.groups[0].series("val_acc")
+    assert round == 2 and end == pytest.approx((0.65, 0.1 / 2**0.5, 2))
     assert all("name CSVLogger in trainer.logger" in run.problems[0] for run in runs)
 
 
 def test_one_nan_is_not_averaged_away(tmp_path: Path) -> None:
     good, bad = write_run(tmp_path / "a", [0.5]), tmp_path / "b"
     (task,), _ = grouped(good, write_run(bad, [NOT_A_NUMBER], seed=1))
-    assert np.isnan(task.groups[0].series("val_acc")[0][1])
+    assert np.isnan(task.groups[0].series("val_acc")[0][1].mean)
 
 
 def test_tasks_are_kept_apart(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_runs_that_ended_early_are_averaged(tmp_path: Path) -> None:
     (task,), _ = grouped(write_run(tmp_path / "a", [0.5, 0.7]), early)
     (group,) = task.groups
     assert group.values("val_acc") == [0.7, 0.8]
-    assert [r for r, _, _ in group.series("val_acc")] == [1, 2]
+    assert [r for r, _ in group.series("val_acc")] == [1, 2]
 
 
 def test_runs_without_a_config_stay_alone(tmp_path: Path) -> None:
@@ -116,3 +116,10 @@ def test_configurations_by_dotted_keys() -> None:
 @pytest.mark.parametrize("args", ["ta", 7, [1], None])
 def test_arguments_that_were_cut_short(args: object) -> None:
     assert flatten({"data": {"class_path": "x.Y", "init_args": args}}) == {"data": "Y"}
+
+
+def test_choices_that_are_values_go_with_their_axis() -> None:
+    values = ["8", "-1", "0.01", "true", "null", "[8, 4]", "{}"]
+    assert [choice_words({"model.lr": value}) for value in values] == [[f"lr {v}"] for v in values]
+    names = ["iid", "2 factors", "both, 10 steps", "", "-", '"8"']
+    assert choice_words({str(i): name for i, name in enumerate(names)}) == names

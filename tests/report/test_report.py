@@ -90,7 +90,9 @@ def test_names_and_values_are_text(tmp_path: Path, attack: str) -> None:
         versions={attack: attack},
     )
     write_run(tmp_path / "_b", method=attack, task=attack, rank=8)
-    (folder / "partition.csv").write_text(f'client,examples,"{attack.replace(chr(34), "")}"\n0,1,1')
+    (folder / "partition.csv").write_text(
+        f'client,examples,"{attack.replace(chr(34), "")}"\n0,1,1\n'
+    )
     config = folder / "lightning_logs" / "version_0" / "config.yaml"
     config.write_text(config.read_text() + f"{json.dumps(attack)}: {json.dumps(attack)}\n")
     report = Report([tmp_path])
@@ -121,9 +123,9 @@ def test_figures(tmp_path: Path) -> None:
     expected |= {"task1-methods.csv", "task1-differences.csv"}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == expected
     lines = (tmp_path / "figures" / "task1-score-bytes.csv").read_text().splitlines()
-    assert lines[:2] == ["runs,bytes,val_acc,± over seeds", "1 FedTT,2000.0,0.5,0.0"]
+    assert lines[:2] == ["runs,bytes,val_acc,± over seeds,seeds", "1 FedTT,2000.0,0.5,,1"]
     methods = (tmp_path / "figures" / "task1-methods.csv").read_text().splitlines()
-    assert methods[1] == '1 FedTT,1,3,"2,626",500 B,2.0 KiB,5.9 KiB,0.7,2.0'
+    assert methods[1] == '1 FedTT,1,3,"2,626",500 B,2.0 KiB,5.9 KiB,0.7000,2.0'
 
 
 def test_numbers(tmp_path: Path) -> None:

@@ -72,6 +72,20 @@ def test_files_cut_short(tmp_path: Path) -> None:
     assert all("\n" not in problem for problem in run.problems)
 
 
+def test_a_row_that_was_being_written(tmp_path: Path) -> None:
+    """Its last number may be the beginning of another."""
+    folder = write_run(tmp_path / "a")
+    metrics = folder / LOGS / "version_0" / "metrics.csv"
+    lines = metrics.read_text().splitlines()
+    place = lines[0].split(",").index("fed/drift")
+    cells = lines[-1].split(",")
+    lines[-1] = ",".join([*cells[:place], "0.5", *cells[place + 1 :]])[:-1]
+    metrics.write_text("\n".join(lines))
+    run = read(folder)
+    assert max(run.series["fed/drift"]) == max(run.series["comm/download_bytes_total"]) == 2
+    assert "metrics.csv: 1 rows are cut short: left out" in run.problems
+
+
 def test_a_config_that_holds_itself(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a")
     (folder / LOGS / "version_0" / "config.yaml").write_text("data: &all [*all]\n")
@@ -107,6 +121,26 @@ def test_runs_in_and_below_folders(tmp_path: Path) -> None:
     runs, problems = read_runs(folders)
     assert [run.name for run in runs] == ["alone", "study/b", "study/deep/c"]
     assert [problem.partition(" ")[2] for problem in problems] == ["holds no run", "is no folder"]
+
+
+def test_a_logger_without_a_name(tmp_path: Path) -> None:
+    """Its logs are in the run's own folder, whether or not the run has ended."""
+    for name in "ab":
+        folder = write_run(tmp_path / name)
+        for log in (folder / LOGS).iterdir():
+            log.rename(folder / log.name)
+        (folder / LOGS).rmdir()
+    (tmp_path / "b/summary.json").unlink()
+    runs, _ = read_runs([tmp_path])
+    assert [(run.name, run.rounds) for run in runs] == [("a", 3), ("b", 3)]
+    assert [run.config["seed_everything"] for run in runs] == [0, 0]
+
+
+def test_stray_logs_hide_no_run_below(tmp_path: Path) -> None:
+    write_rounds(tmp_path / LOGS / "version_0", [0.1])
+    write_run(tmp_path / "runs" / "a")
+    runs, _ = read_runs([tmp_path])
+    assert [run.folder for run in runs] == [tmp_path, tmp_path / "runs" / "a"]
 
 
 def test_no_run_at_all(tmp_path: Path) -> None:

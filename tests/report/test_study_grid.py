@@ -39,7 +39,7 @@ def test_table_has_the_longest_axis_down_and_the_next_across(tmp_path: Path) -> 
     assert table.header == ["split", "rank 16", "rank 2"]
     sd = np.std([study_score("2", "iid", seed) for seed in (0, 1)], ddof=1)
     assert table.rows == [
-        [split, *(f"{study_score(rank, split, 0) + 0.01:.4g} ± {sd:.2g}" for rank in ("16", "2"))]
+        [split, *(f"{study_score(rank, split, 0) + 0.01:.4f} ± {sd:.4f}" for rank in ("16", "2"))]
         for split in GRID["split"]
     ]
 
@@ -50,7 +50,7 @@ def test_names_along_are_dots_with_whiskers(tmp_path: Path) -> None:
     assert chart.choices == GRID["split"]
     assert [label for _, label, _ in chart.series] == ["rank 16", "rank 2"]
     expected = [
-        [f"rank {rank}", split, study_score(rank, split, 0) + 0.01, np.std([0, 1 / 50], ddof=1)]
+        [f"rank {rank}", split, study_score(rank, split, 0) + 0.01, np.std([0, 1 / 50], ddof=1), 2]
         for rank in ("16", "2")
         for split in GRID["split"]
     ]
@@ -63,7 +63,7 @@ def test_numbers_along_are_an_axis(tmp_path: Path) -> None:
     (chart,) = grid_of(write_study(tmp_path, grid)).charts("")
     assert isinstance(chart, Lines) and chart.x_label == "rank"
     assert sorted(chart.ticks) == [1, 8, 32]
-    assert [[x for x, _, _ in points] for _, _, points in chart.curves] == [[1, 8, 32]] * 2
+    assert [[x for x, _ in points] for _, _, points in chart.curves] == [[1, 8, 32]] * 2
     assert [label for _, label, _ in chart.curves] == ["iid", "severe"]
 
 
@@ -86,8 +86,14 @@ def test_seeds_that_have_not_ended_are_told(tmp_path: Path) -> None:
     for seed, point in enumerate(("2_iid", "2_severe")):
         (folder / point / f"seed={seed}" / "summary.json").unlink()
     (folder / "2_severe" / "seed=0" / "summary.json").unlink()
-    rows = grid_of(folder).table("").rows
-    assert rows[0][2] == "" and rows[1][2] == f"{study_score('2', 'iid', 1):.4g} (1/2)"
+    grid = grid_of(folder)
+    rows = grid.table("").rows
+    assert rows[0][2] == "" and rows[1][2] == f"{study_score('2', 'iid', 1):.4f} (1/2)"
+    (chart,) = grid.charts("")
+    assert isinstance(chart, Dots) and chart.note.startswith("Some are of fewer than 2 seeds")
+    *_, (_, _, dots, said) = chart.drawn()
+    place, score = dots[0]
+    assert (place, score.sd, score.seeds) == (1, None, 1) and said[0].endswith(" (1/2)")
 
 
 def test_a_point_of_nan_is_in_the_table_and_not_drawn(tmp_path: Path) -> None:
@@ -95,7 +101,7 @@ def test_a_point_of_nan_is_in_the_table_and_not_drawn(tmp_path: Path) -> None:
     point = {"model.peft.rank": "2", "split": "iid"}
     write_run(folder / "2_iid/seed=0", [0.1, NOT_A_NUMBER], rank=2, point=point)
     found = grid_of(folder)
-    assert found.table("").rows[1] == ["iid", f"{study_score('16', 'iid', 0):.4g}", "nan"]
+    assert found.table("").rows[1] == ["iid", f"{study_score('16', 'iid', 0):.4f}", "nan"]
     (chart,) = found.charts("")
     assert [len(said) for *_, said in chart.drawn()] == [3, 2]
     assert all(np.isfinite(chart.limits or NOT_A_NUMBER))

@@ -12,12 +12,13 @@ import numpy as np
 
 from fedtt_lightning.report.groups import Group, Task
 from fedtt_lightning.report.run_folder import Row, number
+from fedtt_lightning.report.scores import Score, seeds_note
 from fedtt_lightning.wording import human_bytes
 
 _DRAWN_GROUPS = 24  # lines that a chart can hold; the tables have all
 _POINTS = 101  # of a line over clients
 _DRAWN_CLIENTS, _DRAWN_LABELS = 100, 40  # of a heat map
-Points = list[tuple[float, float, float]]  # x, y, and the standard deviation of y
+Points = list[tuple[float, Score]]  # x and y
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,24 @@ class Lines:
     note: str = ""
     ticks: Sequence[float] = ()  # the values of x, where they are chosen ones
     limits: tuple[float, float] | None = None  # of y
+    seeds: int = 1  # the most that a point has
 
     def header(self) -> list[str]:
-        return ["runs", self.x_label, self.y_label, "± over seeds"]
+        return ["runs", self.x_label, self.y_label, "± over seeds", "seeds"]
 
     def rows(self) -> list[list[Any]]:
-        return [[label, *point] for _, label, points in self.curves for point in points]
+        return [[label, x, *score] for _, label, points in self.curves for x, score in points]
 
     def drawn(self) -> Iterator[tuple[int, str, Points, list[str]]]:
         """Give the curves to draw, without what is not finite, and the words at each point."""
         for index, label, points in self.curves[:_DRAWN_GROUPS]:
-            kept = [(x, y, sd) for x, y, sd in points if isfinite(x) and isfinite(y)]
+            kept = [(x, score) for x, score in points if isfinite(x) and isfinite(score.mean)]
             if self.in_bytes:
                 kept = [point for point in kept if point[0] > 0]
             tips = [
                 f"{label}\n{self.x_label} {human_bytes(x) if self.in_bytes else f'{x:g}'}, "
-                f"{self.y_label} {y:.4g}" + (f" ± {sd:.2g}" if sd else "")
-                for x, y, sd in kept
+                f"{self.y_label} {score.words(self.seeds)}"
+                for x, score in kept
             ]
             if kept:
                 yield index, label, kept, tips
@@ -64,27 +66,27 @@ class Dots:
     axis: str
     score: str
     choices: list[str]
-    series: list[tuple[int, str, list[tuple[str, float, float]]]]
+    series: list[tuple[int, str, list[tuple[str, Score]]]]
     limits: tuple[float, float] | None = None
     note: str = ""
+    seeds: int = 1
 
     def header(self) -> list[str]:
-        return ["runs", self.axis, self.score, "± over seeds"]
+        return ["runs", self.axis, self.score, "± over seeds", "seeds"]
 
     def rows(self) -> list[list[Any]]:
-        return [[label, *dot] for _, label, dots in self.series for dot in dots]
+        return [[label, name, *score] for _, label, dots in self.series for name, score in dots]
 
-    def drawn(self) -> Iterator[tuple[int, str, list[tuple[int, float, float]], list[str]]]:
+    def drawn(self) -> Iterator[tuple[int, str, list[tuple[int, Score]], list[str]]]:
         """Give the series to draw, with numbers of choices, and the words at each dot."""
         for index, label, dots in self.series:
-            kept = [dot for dot in dots if isfinite(dot[1])]
+            kept = [(choice, score) for choice, score in dots if isfinite(score.mean)]
             tips = [
-                f"{label}\n{self.axis} {choice}, {self.score} {mean:.4g}"
-                + (f" ± {sd:.2g}" if sd else "")
-                for choice, mean, sd in kept
+                f"{label}\n{self.axis} {choice}, {self.score} {score.words(self.seeds)}"
+                for choice, score in kept
             ]
             if kept:
-                places = [(self.choices.index(choice), mean, sd) for choice, mean, sd in kept]
+                places = [(self.choices.index(choice), score) for choice, score in kept]
                 yield index, label, places, tips
 
 
@@ -146,30 +148,38 @@ def _lines(task: Task, points: Callable[[Group], Points]) -> list[tuple[int, str
     return [curve for curve in curves if curve[2]]
 
 
-def _note(curves: list[tuple[int, str, Points]]) -> str:
-    notes = []
+def _seeds(task: Task) -> int:
+    return max(len(group.runs) for group in task.groups)
+
+
+def _note(curves: list[tuple[int, str, Points]], seeds: int = 1) -> str:
+    notes = [seeds_note((score for *_, points in curves for _, score in points), seeds)]
     if len(curves) > _DRAWN_GROUPS:
         notes.append(f"The first {_DRAWN_GROUPS} of {len(curves)} are drawn.")
-    if any(not isfinite(y) for _, _, points in curves for _, y, _ in points):
+    if any(not isfinite(score.mean) for *_, points in curves for _, score in points):
         notes.append("Values that are not finite are left out of the lines.")
-    return " ".join(notes)
+    return " ".join(filter(None, notes))
 
 
 def _rounds(task: Task, key: str, title: str, metric: str) -> Lines:
-    curves = _lines(task, lambda group: [(float(r), y, sd) for r, y, sd in group.series(metric)])
-    return Lines(key, title, "round", metric, curves, note=_note(curves))
+    curves = _lines(task, lambda group: [(float(r), y) for r, y in group.series(metric)])
+    if len({x for *_, points in curves for x, _ in points}) == 1:
+        curves = []  # marks above each other say no more than the table
+    seeds = _seeds(task)
+    return Lines(key, title, "round", metric, curves, note=_note(curves, seeds), seeds=seeds)
 
 
 def _bytes(task: Task, key: str, score: str) -> Lines:
     def points(group: Group) -> Points:
         ways = ("comm/upload_bytes_total", "comm/download_bytes_total")
-        up, down = ({r: total for r, total, _ in group.series(way)} for way in ways)
-        scores = [point for point in group.series(score) if point[0] in up and point[0] in down]
-        return [(up[r] + down[r], y, sd) for r, y, sd in scores]
+        up, down = ({r: total.mean for r, total in group.series(way)} for way in ways)
+        return [(up[r] + down[r], y) for r, y in group.series(score) if r in up and r in down]
 
     curves = _lines(task, points)
     title = f"{score} against bytes up and down, of all clients"
-    return Lines(key, title, "bytes", score, curves, in_bytes=True, note=_note(curves))
+    seeds = _seeds(task)
+    note = _note(curves, seeds)
+    return Lines(key, title, "bytes", score, curves, in_bytes=True, note=note, seeds=seeds)
 
 
 def _clients(task: Task, key: str) -> Lines:
@@ -190,7 +200,7 @@ def _participation(task: Task, key: str) -> Lines:
     def points(group: Group) -> Points:
         visits = [number(row.get("visits"), nan) for row in _table(group, "participation")]
         times = Counter(v for v in visits if isfinite(v))
-        return [(v, 100 * times[v] / len(visits), 0.0) for v in sorted(times)]
+        return [(v, Score(100 * times[v] / len(visits))) for v in sorted(times)]
 
     curves = _lines(task, points)
     title = "How often clients took part"
@@ -201,7 +211,7 @@ def _over_clients(scores: np.ndarray) -> Points:
     if not len(scores):
         return []
     picks = np.unique(np.linspace(0, len(scores) - 1, min(len(scores), _POINTS)).round())
-    return [(100 * (i + 1) / len(scores), float(scores[int(i)]), 0.0) for i in picks]
+    return [(100 * (i + 1) / len(scores), Score(float(scores[int(i)]))) for i in picks]
 
 
 def _heat_maps(task: Task, start: str) -> list[Chart]:

@@ -90,7 +90,8 @@ def _draw_lines(chart: Lines) -> tuple[Figure, dict[str, list[str]]]:
     figure, axes = _figure(_HEIGHT, [label for _, label, _, _ in curves])
     handles, words = [], {}
     for index, _, points, said in curves:
-        x, y, sd = zip(*points, strict=True)
+        x = [place for place, _ in points]
+        y, sd = [score.mean for _, score in points], [score.sd or 0.0 for _, score in points]
         dashes = _DASHES[index // len(COLOURS) % len(_DASHES)]
         (line,) = axes.plot(x, y, linestyle=dashes, linewidth=1.4, **_mark(index))
         line.set_gid(f"points{index}")
@@ -105,7 +106,7 @@ def _draw_lines(chart: Lines) -> tuple[Figure, dict[str, list[str]]]:
     axes.set_ylabel(chart.y_label)
     axes.set_ylim(chart.limits or ((0, 105) if chart.y_label == "% of clients" else None))
     if chart.in_bytes:
-        sent = [x for _, _, points, _ in curves for x, _, _ in points]
+        sent = [x for _, _, points, _ in curves for x, _ in points]
         ticks = np.unique(np.geomspace(min(sent), max(sent), 4))
         axes.set_xscale("log")
         axes.set_xticks(ticks, [human_bytes(tick) for tick in ticks])
@@ -128,9 +129,9 @@ def _draw_dots(chart: Dots) -> tuple[Figure, dict[str, list[str]]]:
     figure, axes = _figure(0.7 + len(chart.choices) * step * (len(series) + 1), labels)
     handles, words = [], {}
     for number, (index, _, dots, said) in enumerate(series):
-        places, means, sds = zip(*dots, strict=True)
         shift = (number - (len(series) - 1) / 2) / (len(series) + 1)
-        y = [place + shift for place in places]
+        y = [place + shift for place, _ in dots]
+        means, sds = [score.mean for _, score in dots], [score.sd or 0.0 for _, score in dots]
         (line,) = axes.plot(means, y, linestyle="none", **_mark(index))
         line.set_gid(f"points{index}")
         words[f"points{index}"] = said

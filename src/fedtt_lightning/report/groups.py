@@ -6,10 +6,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import nan, sqrt
+from math import nan
 from typing import Any
 
 from fedtt_lightning.report.run_folder import Run, number
+from fedtt_lightning.report.scores import Score, score_of
 from fedtt_lightning.wording import shown_scores
 
 _SEEDS = ("seed_everything", "federation.seed")
@@ -62,10 +63,10 @@ class Group:
     def mean_of(self, key: str) -> float | None:
         """Return the mean over runs of a number of `summary.json`, None if none has it."""
         found = [number(run.summary.get(key), nan) for run in self.runs if key in run.summary]
-        return spread(found)[0] if found else None
+        return score_of(found).mean if found else None
 
-    def series(self, metric: str) -> list[tuple[int, float, float]]:
-        """Return (round, mean, standard deviation) of the rounds in which all runs have it.
+    def series(self, metric: str) -> list[tuple[int, Score]]:
+        """Return (round, score over seeds) of the rounds in which all runs have it.
 
         Runs without a log of it are left out; if none has one, what they ended with is left.
         """
@@ -74,7 +75,7 @@ class Group:
         if not columns:
             return []
         rounds = sorted(set(columns[0]).intersection(*columns[1:]))
-        return [(r, *spread([column[r] for column in columns])) for r in rounds]
+        return [(r, score_of([column[r] for column in columns])) for r in rounds]
 
 
 @dataclass
@@ -90,13 +91,6 @@ class Task:
         keys = dict.fromkeys(key for group in self.groups for key in group.settings)
         rows = {key: [group.settings.get(key, "") for group in self.groups] for key in keys}
         return {key: row for key, row in rows.items() if len(set(row)) > 1}
-
-
-def spread(values: list[float]) -> tuple[float, float]:
-    """Return mean and standard deviation of the sample, which is 0 for one; NaN if one is NaN."""
-    mean = sum(values) / len(values)
-    variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
-    return mean, sqrt(variance)
 
 
 def group_runs(runs: Iterable[Run]) -> list[Task]:
@@ -217,8 +211,15 @@ def _labelled(task: Task) -> Task:
 
 
 def choice_words(point: Mapping[str, str]) -> list[str]:
-    """Return choices as people read them; one that begins with a digit goes with its axis."""
+    """Return choices as people read them: numbers, true, null and lists go with their axis."""
     return [
-        f"{axis.rpartition('.')[2]} {choice}" if choice[:1].isdigit() else choice
+        f"{axis.rpartition('.')[2]} {choice}" if _is_value(choice) else choice
         for axis, choice in point.items()
     ]
+
+
+def _is_value(choice: str) -> bool:
+    try:
+        return not isinstance(json.loads(choice), str)
+    except (ValueError, RecursionError):
+        return False

@@ -176,7 +176,7 @@ def _origin(run: Run, group: str | None) -> dict[str, Any]:
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else f"{value:.5g}"
-    return str(value)
+    return "" if value is None else str(value)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

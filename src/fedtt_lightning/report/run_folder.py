@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -115,16 +116,28 @@ def _is_float(value: float | str) -> bool:
 def _run_folders(folder: Path) -> list[Path]:
     found = []
     for path, below, files in os.walk(folder):
-        if any(sign in files for sign in _SIGNS) or _versions(Path(path)):
+        logs = _versions(Path(path))
+        if logs or any(sign in files for sign in _SIGNS):
             found.append(Path(path))
+        if any(sign in files for sign in _SIGNS):
             below.clear()
-        below.sort()
+        # Beside logs of a run that left nothing else there may be folders of others.
+        below[:] = sorted({*below} - {log.relative_to(path).parts[0] for log in logs})
     return found
 
 
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (*_SIGNS, "partition.csv"))
+
+
 def _versions(folder: Path) -> list[Path]:
-    """Return the folders of Lightning's loggers in a run's, one for each start, oldest first."""
-    paths = [path for path in folder.glob("*/version_*") if path.name[8:].isdecimal()]
+    """Return the folders of Lightning's loggers in a run's, one for each start, oldest first.
+
+    They are in a folder with the logger's name, which holds nothing of a run, or in the run's own.
+    """
+    named = [path for path in folder.glob("*/version_*") if not _holds_run(path.parent)]
+    own = [path for path in folder.glob("version_*") if not (path / "summary.json").is_file()]
+    paths = [path for path in (*named, *own) if path.name[8:].isdecimal()]
     return sorted(paths, key=lambda path: (path.parent, int(path.name[8:])))
 
 
@@ -216,12 +229,13 @@ def _rows(run: Run, path: Path) -> list[Row]:
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [printable(row) for row in csv.DictReader(file)]
+        # What follows the last line's end is of a line that was not yet written to its own.
+        text, _, rest = path.read_bytes().decode().rpartition("\n")
+        rows = [printable(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
     except (OSError, ValueError, csv.Error) as error:
         run.problems.append(f"{path.name} cannot be read: {printable(str(error))[:120]}")
         return []
     whole = [row for row in rows if None not in row and None not in row.values()]
-    if len(whole) < len(rows):
-        run.problems.append(f"{path.name}: {len(rows) - len(whole)} rows are cut short: left out")
+    if cut := len(rows) - len(whole) + bool(rest):
+        run.problems.append(f"{path.name}: {cut} rows are cut short: left out")
     return whole

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from math import isfinite
+from typing import Any
 
 from fedtt_lightning.report.charts import Dots, Lines
-from fedtt_lightning.report.groups import Group, Task, choice_words, spread
-from fedtt_lightning.report.tables import Table, score_words
+from fedtt_lightning.report.groups import Group, Task, choice_words
+from fedtt_lightning.report.scores import Score, score_of, seeds_note
+from fedtt_lightning.report.tables import Table
 
-_Dot = tuple[str, float, float]  # a choice, the mean, and the standard deviation over seeds
+_Dot = tuple[str, Score]  # a choice and its score
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,15 @@ class StudyGrid:
         apart = [axis for axis in self.axes if axis not in axes[-2:]]
         return apart, axes[-2:-1], axes[-1:]
 
-    def _at(self, point: dict[str, str]) -> list[float]:
+    def _at(self, point: dict[str, str]) -> Score | None:
         group = self.groups.get(tuple(point[axis] for axis in self.axes))
-        return [] if group is None else group.values(self.metric)
+        values = group.values(self.metric) if group is not None else []
+        return score_of(values) if values else None
+
+    @property
+    def _seeds(self) -> int:
+        """The most that a group has."""
+        return max(len(group.runs) for group in self.groups.values())
 
     def _points(self, axes: list[str]) -> list[dict[str, str]]:
         choices = product(*(self.axes[axis] for axis in axes))
@@ -53,19 +61,12 @@ class StudyGrid:
         for point in self._points([*apart, *along]):
             cells = [self._at(point | column) for column in columns]
             if any(cells):
-                rows.append([*point.values(), *(self._words(values) for values in cells)])
+                words = [cell.words(self._seeds) if cell else "" for cell in cells]
+                rows.append([*point.values(), *words])
         names = [axis.rpartition(".")[2] for axis in (*apart, *along)]
         heads = [", ".join(choice_words(column)) or self.metric for column in columns]
         title = f"{self.metric} by {_listed([*self.axes])}"
         return Table(f"{key}grid", title, [*names, *heads], rows)
-
-    def _words(self, values: list[float]) -> str:
-        if not values:
-            return ""
-        mean, sd = spread(values)
-        most = max(len(group.runs) for group in self.groups.values())
-        fewer = "" if len(values) == most else f" ({len(values)}/{most})"
-        return score_words(mean, sd if len(values) > 1 else None) + fewer
 
     def charts(self, key: str) -> list[Dots | Lines]:
         """Return a chart for each combination of the axes apart, all of one scale."""
@@ -79,15 +80,17 @@ class StudyGrid:
             said = (f"{key}grid{index}", title, axis.rpartition(".")[2], self.metric)
             if not series:
                 continue
+            note = seeds_note((score for *_, dots in series for _, score in dots), self._seeds)
+            shown: Any = {"limits": self._limits, "note": note, "seeds": self._seeds}
             if None in numbers:
-                charts.append(Dots(*said, self.axes[axis], series, self._limits))
+                charts.append(Dots(*said, self.axes[axis], series, **shown))
             else:
                 curves = [
-                    (colour, label, sorted((float(x), y, sd) for x, y, sd in dots))
+                    (colour, label, sorted((float(x), score) for x, score in dots))
                     for colour, label, dots in series
                 ]
                 ticks = [x for x in numbers if x is not None]
-                charts.append(Lines(*said, curves, ticks=ticks, limits=self._limits))
+                charts.append(Lines(*said, curves, ticks=ticks, **shown))
         return charts
 
     def _series(self, panel: dict[str, str]) -> list[tuple[int, str, list[_Dot]]]:
@@ -95,16 +98,17 @@ class StudyGrid:
         _, colours, (axis,) = self._order
         series = []
         for index, column in enumerate(self._points(colours)):
-            values = [self._at({**panel, **column, axis: choice}) for choice in self.axes[axis]]
-            dots = [(c, *spread(v)) for c, v in zip(self.axes[axis], values, strict=True) if v]
+            scores = [(c, self._at({**panel, **column, axis: c})) for c in self.axes[axis]]
+            dots = [(choice, score) for choice, score in scores if score]
             if dots:
                 series.append((index, ", ".join(choice_words(column)) or self.metric, dots))
         return series
 
     @property
     def _limits(self) -> tuple[float, float] | None:
-        spreads = [spread(v) for g in self.groups.values() if (v := g.values(self.metric))]
-        ends = [mean + sign * sd for mean, sd in spreads for sign in (-1, 1) if isfinite(mean + sd)]
+        scores = [score_of(v) for g in self.groups.values() if (v := g.values(self.metric))]
+        ends = [mean + sign * (sd or 0.0) for mean, sd, _ in scores for sign in (-1, 1)]
+        ends = [end for end in ends if isfinite(end)]
         margin = 0.05 * (max(ends) - min(ends)) if ends else 0.0
         return (min(ends) - margin, max(ends) + margin) if margin else None
 

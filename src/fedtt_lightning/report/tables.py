@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from fedtt_lightning.report.groups import Group, Task, spread
+from fedtt_lightning.report.groups import Group, Task
 from fedtt_lightning.report.run_folder import number
+from fedtt_lightning.report.scores import Score, score_of
 from fedtt_lightning.wording import human_bytes
 
 _EPSILONS = ("dp/epsilon_max", "dp/central_epsilon_max")
@@ -64,7 +65,7 @@ def method_table(lines: Sequence[dict[str, Any]], key: str) -> Table:
                 " to ".join(map(str, sorted({min(line["rounds"]), max(line["rounds"])}))),
                 "" if parameters is None or not isfinite(parameters) else f"{parameters:,.0f}",
                 *(_bytes(line[size]) for size in sizes),
-                *(_measured_words(line["metrics"].get(name)) for name in names),
+                *(_words(line["metrics"].get(name), len(line["runs"])) for name in names),
                 ("" if line["seconds"] is None else f"{line['seconds']:.1f}")
                 + (" of the last start" if line["resumed"] else ""),
             ]
@@ -87,8 +88,8 @@ def difference_table(task: Task, key: str) -> Table:
 
 def _measured(group: Group, metric: str) -> dict[str, Any]:
     values = group.values(metric)
-    mean, sd = spread(values)
-    return {"mean": mean, "sd": sd if len(values) > 1 else None, "values": values}
+    score = score_of(values)
+    return {"mean": score.mean, "sd": score.sd, "values": values}
 
 
 def _metric_head(name: str) -> str:
@@ -98,13 +99,10 @@ def _metric_head(name: str) -> str:
     return {"dp/epsilon_max": "ε", "dp/central_epsilon_max": "central ε"}.get(name, name)
 
 
-def _measured_words(measured: dict[str, Any] | None) -> str:
-    return "" if measured is None else score_words(measured["mean"], measured["sd"])
-
-
-def score_words(mean: float, sd: float | None) -> str:
-    """Write a mean with its standard deviation, if there is one."""
-    return f"{mean:.4g}" if sd is None else f"{mean:.4g} ± {sd:.2g}"
+def _words(measured: dict[str, Any] | None, runs: int) -> str:
+    if measured is None:
+        return ""
+    return Score(measured["mean"], measured["sd"], len(measured["values"])).words(runs)
 
 
 def _bytes(count: float | None) -> str:
