@@ -71,6 +71,17 @@ def test_a_point_is_one_group_wherever_its_folders_were(tmp_path: Path) -> None:
     assert task["task"] == "GlueData, task: sst2" and "task1-grid1" in task["charts"]
 
 
+def test_a_task_is_one_wherever_its_folder_was(tmp_path: Path) -> None:
+    """With a single seed, each point of which has had the data in another place."""
+    study = write_study(tmp_path, GRID, seeds=1)
+    for i, log in enumerate(study.glob("*/*/lightning_logs/version_0/config.yaml")):
+        log.write_text(log.read_text().replace("sst2", f"/at/{i}/glue"))
+        record(log.parents[2], folders={"data": f"/at/{i}"})
+    write_keys(study)
+    (task,) = Report(study).numbers()["tasks"]
+    assert task["task"] == "GlueData, task: {data}/glue" and len(task["groups"]) == 4
+
+
 def test_studies_have_sections_of_their_own(tmp_path: Path) -> None:
     """With a point that both have, and a run that is of none."""
     write_study(tmp_path / "ranks", GRID, seeds=1)

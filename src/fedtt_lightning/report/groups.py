@@ -172,12 +172,20 @@ def _task_name(run: Run) -> str:
         return f"{start}unknown task ({', '.join(sorted(_scores(run))) or 'no score'})"
     args = data.get("init_args")
     texts = {
-        key: value
+        key: _still(value, run.moving)
         for key, value in (args if isinstance(args, dict) else {}).items()
         if isinstance(value, str) and key != "tokenizer"
     }
     named = "".join(f", {key}: {value}" for key, value in texts.items())
     return f"{start}{_class_name(data)}{named}"
+
+
+def _still(text: str, moving: Mapping[str, str]) -> str:
+    """Put a folder's name for the folder with which a path begins, if that may move."""
+    for name, folder in moving.items():
+        if text == folder or text.startswith(f"{folder}/"):
+            return f"{{{name}}}{text[len(folder) :]}"
+    return text
 
 
 def _scores(run: Run) -> list[str]:

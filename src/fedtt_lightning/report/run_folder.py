@@ -34,6 +34,7 @@ class Run:
         point: its choice on each axis of a study's grid; empty if it is of no study.
         study_folder: of the study of which it is a cell, None if it is of none.
         study: what the study's `study.json` says: `metric`, `grid` in order, the `cells`' keys.
+        moving: folders of the cell that others of its study may have elsewhere, by name.
         left_out: whether it is a cell that does not count, for a reason which is its one problem.
         problems: what could not be read, a line each.
     """
@@ -47,6 +48,7 @@ class Run:
     point: dict[str, str] = field(default_factory=dict)
     study_folder: Path | None = None
     study: dict[str, Any] = field(default_factory=dict)
+    moving: dict[str, str] = field(default_factory=dict)
     left_out: bool = False
     problems: list[str] = field(default_factory=list)
 

@@ -27,6 +27,8 @@ def read_cells(runs: Iterable[Run]) -> None:
             studies[folder] = read_mapping(run, folder / "study.json", json.loads)
         run.study_folder, run.study = folder, studies[folder]
         run.point = {axis: str(choice) for axis, choice in point.items()}
+        if isinstance(folders := cell.get("folders"), dict):
+            run.moving = {name: str(folder) for name, folder in folders.items()}
         keys = run.study.get("cells")
         name = run.folder.relative_to(folder).as_posix()
         if isinstance(keys, dict) and keys.get(name, "") != cell.get("key"):
