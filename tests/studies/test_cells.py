@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from fedtt_lightning.errors import ConfigError
+from fedtt_lightning.studies.cell_process import CellProcess, stop
 from fedtt_lightning.studies.cells import Cell, cells_of
 from fedtt_lightning.studies.estimate import plan_text, study_plan
 from fedtt_lightning.studies.study_file import read_study
-from studies.study_files import said, write
+from studies.study_files import ROOT, said, write
 
+PLUS = str(ROOT / "callbacks/fedtt_plus.yaml")
+LR = {"model.lr": 0.5}
 SUMMARY = {"upload_bytes_total": 1000, "download_bytes_total": 500, "metrics": {"val_acc": 0.5}}
 
 
@@ -35,15 +38,47 @@ def test_every_point_has_every_seed(tmp_path: Path) -> None:
     assert len({cell.key() for cell in found}) == len(found)
 
 
-def test_arguments_name_folders_that_are_no_part_of_a_cell(tmp_path: Path) -> None:
+def test_arguments_name_folders(tmp_path: Path) -> None:
     grid = {"data.data_dir": ["{data}/glue"], "model.peft": {"a": {"model.peft": {"rank": 2}}}}
-    cell = cells(tmp_path, grid=grid)[0]
-    arguments = cell.arguments({"data": "/here"})
+    cell = replace(cells(tmp_path, grid=grid)[0], folders={"data": "/here"})
+    arguments = cell.arguments()
     assert arguments[:2] == ["fit", "--config"]
     assert "--data.data_dir=/here/glue" in arguments
     assert '--model.peft={"rank": 2}' in arguments
     assert arguments.index("--data.clients=2") < arguments.index("--data.data_dir=/here/glue")
     assert f"--trainer.default_root_dir={cell.folder}" in arguments
+
+
+def test_folder_may_move_but_another_model_is_another_cell(tmp_path: Path) -> None:
+    grid = {"model.backbone": ["{backbone}/encoder"]}
+    cell = cells(tmp_path, grid=grid)[0]
+    for place in ("a/bert", "b/bert", "b/roberta"):
+        (tmp_path / place).mkdir(parents=True)
+
+    def key(name: str) -> str:
+        return replace(cell, folders={"backbone": name}).key()
+
+    assert key(f"{tmp_path}/a/bert") == key(f"{tmp_path}/b/bert/") != key(f"{tmp_path}/b/roberta")
+    assert key("org/bert") != key("other/bert") != key("builtin")
+    unused = replace(cell, folders={"backbone": "builtin", "data": str(tmp_path)})
+    assert unused.key() == key("builtin")
+
+
+def test_axes_do_not_set_the_same_key(tmp_path: Path) -> None:
+    method = {"A": {"model.lr": 1, "configs": PLUS}, "B": {"configs": PLUS}}
+    with pytest.raises(
+        ConfigError, match=r"grid\.model\.lr and grid.method: A both set model.lr: "
+    ):
+        cells(tmp_path, grid={"model.lr": [2, 3], "method": method})
+    found = cells(tmp_path, grid={"method": method, "n": {"C": {"configs": PLUS}}}, options=LR)
+    assert [cell.options["model.lr"] for cell in found] == [1, 0.5] * 2
+    assert [cell.configs[1:] for cell in found] == [(PLUS, PLUS)] * 4
+
+
+def test_name_of_a_folder_has_an_end(tmp_path: Path) -> None:
+    cells(tmp_path, grid={"m": {"é" * 126: None}})
+    with pytest.raises(ConfigError, match=r"bytes, m=é+…, and 255 are the most: give choices"):
+        cells(tmp_path, grid={"m": {"é" * 127: None}})
 
 
 def test_folders_are_not_shared(tmp_path: Path) -> None:
@@ -68,6 +103,21 @@ def test_record_counts_while_nothing_has_changed(tmp_path: Path) -> None:
     assert cell.finished() is None
 
 
+def test_result_is_of_the_settings_that_a_run_began_with(tmp_path: Path) -> None:
+    """Of a cell that has been stopped, by the process that ran it."""
+    config = tmp_path / "base.yaml"
+    config.write_text("model: {lr: 0.1}\n")
+    cell = cells(tmp_path, configs=[str(config)])[0]
+    run = CellProcess(cell, None, 1)
+    config.write_text("model: {lr: 0.2}\n")
+    stop([run])
+    assert cell.record() is None
+    config.write_text("model: {lr: 0.1}\n")
+    record = cell.record()
+    assert record is not None and record["seconds"] > 0
+    assert cell.log.stat().st_mode & 0o111 == 0
+
+
 def test_only_an_interrupted_run_with_a_checkpoint_resumes(tmp_path: Path) -> None:
     cell = cells(tmp_path)[0]
     cell.write(1.0)
@@ -84,12 +134,16 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     cell = cells(tmp_path)[0]
     cell.folder.mkdir(parents=True)
     (cell.folder / "thesis.txt").touch()
-    with pytest.raises(ConfigError, match="no study has written"):
-        cell.clear()
+    for act in (cell.check_folder, cell.clear):
+        with pytest.raises(ConfigError, match="no study has written"):
+            act()
     assert (cell.folder / "thesis.txt").exists()
     cell.write(1.0)
     cell.clear()
     assert not cell.folder.exists()
+    cell.folder.touch()
+    with pytest.raises(ConfigError, match="seed=0 is no folder: move it"):
+        cell.check_folder()
 
 
 def test_plan_knows_what_finished_cells_took(tmp_path: Path) -> None:
@@ -110,3 +164,4 @@ def test_plan_knows_what_finished_cells_took(tmp_path: Path) -> None:
     for cell in found:
         cell.write(60.0, summary=SUMMARY)
     assert study_plan(found, found, 2)["seconds_left"] == 0
+    assert plan_text(study_plan(found, [], 2)) == "0 cells, 0 to run, 2 at a time"

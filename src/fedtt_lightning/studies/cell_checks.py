@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from typing import Any
@@ -15,7 +15,7 @@ from fedtt_lightning.studies.cells import Cell
 from fedtt_lightning.studies.study_file import Study
 
 
-def check_cells(study: Study, cells: Iterable[Cell], folders: Mapping[str, str]) -> bool:
+def check_cells(study: Study, cells: Iterable[Cell]) -> bool:
     """Let the parser of `fit` read one cell for each choice of the grid, and train nothing.
 
     Returns:
@@ -34,7 +34,7 @@ def check_cells(study: Study, cells: Iterable[Cell], folders: Mapping[str, str])
         place = study.path if not seen else f"{study.path}: grid.{new[0][0]}: {new[0][1]}"
         seen.update(new)
         try:
-            trainer = _effective(cell.arguments(folders))["trainer"]
+            trainer = _effective(cell.arguments())["trainer"]
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
         _check_trainer(place, trainer)

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from time import monotonic
@@ -27,34 +28,26 @@ class CellProcess:
 
     Args:
         cell: what to run; it goes on from its last checkpoint if an earlier run was interrupted.
-        folders: for `{data}` and `{backbone}`.
         gpu: as CUDA_VISIBLE_DEVICES names it, None to leave that as it is.
         threads: of the process, unless OMP_NUM_THREADS says how many.
     """
 
-    def __init__(
-        self, cell: Cell, folders: Mapping[str, str], gpu: str | None, threads: int
-    ) -> None:
+    def __init__(self, cell: Cell, gpu: str | None, threads: int) -> None:
         self.cell = cell
-        arguments = cell.arguments(folders)
+        self._key = cell.key()  # a config that changes while the cell runs is not what it ran with
+        arguments = cell.arguments()
         if resumes := cell.resumes():
             arguments += ["--ckpt_path", "last"]
         else:
             cell.clear()
         record = cell.record()
         self._before = record["seconds"] if resumes and record is not None else 0.0
-        cell.write(self._before)
-        methods = multiprocessing.get_all_start_methods()
-        context: Any = multiprocessing.get_context(
-            "forkserver" if "forkserver" in methods else "spawn"
-        )
-        if "forkserver" in methods:
-            context.set_forkserver_preload(["fedtt_lightning.cli"])
-        self._process = context.Process(
+        cell.write(self._before, key=self._key)
+        self._process = _context().Process(
             target=_fit, args=(arguments, cell.log.resolve(), Path.cwd(), gpu, threads)
         )
-        self._start = monotonic()
         self._process.start()
+        self._start = monotonic()  # the first one has waited for the imports
 
     @property
     def sentinel(self) -> int:
@@ -82,19 +75,59 @@ class CellProcess:
         errors = [line for line in said if line.startswith("error: ")]
         return (errors or said or ["it printed nothing"])[-1].removeprefix("error: ")
 
-    def stop(self) -> None:
-        """End the process and those it has started, and keep the time that it took."""
-        for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, None)):
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-            self._process.join(patience)
-        self.cell.write(self.seconds)
+    def write(self, summary: Mapping[str, Any] | None = None, error: str | None = None) -> None:
+        """Write the cell's record, of what it was when it was started."""
+        self.cell.write(self.seconds, summary, error, self._key)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process and those it has started, if it has not ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait until the process has ended, or for as long."""
+        self._process.join(seconds)
+
+
+def stop(runs: Sequence[CellProcess]) -> None:
+    """End processes and those they have started, all at once, and keep the time that they took."""
+    with _uninterrupted():  # by a second Ctrl-C
+        for run in runs:
+            run.signal(signal.SIGTERM)
+        end = monotonic() + _PATIENCE
+        for run in runs:
+            run.join(max(0.0, end - monotonic()))
+        for run in runs:
+            run.signal(signal.SIGKILL)
+            run.join()
+            run.write()
+
+
+def _context() -> Any:
+    """Return what starts processes: where they can be forked, by a server that is running then."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fedtt_lightning.cli"])
+    with _uninterrupted():  # which the server keeps, so that a Ctrl-C is for the study alone
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore a Ctrl-C; so do processes that are started in this block, for as long as they live."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _fit(arguments: list[str], log: Path, cwd: Path, gpu: str | None, threads: int) -> None:
-    os.setsid()  # a Ctrl-C is for the study, which then stops its cells
+    os.setsid()  # so that it is stopped with all that it has started
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(cwd)

@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import sys
+from math import isfinite
+from typing import Any
 
 from fedtt_lightning.arguments import Parser
 from fedtt_lightning.errors import ConfigError
@@ -56,10 +58,10 @@ def main(argv: list[str]) -> int:
     try:
         args = _parser().parse_args(argv)
         study = read_study(args.config)
-        cells = cells_of(study)
-        mine = share_of(cells, args.cells)
-        folders = _folders(study, cells, args)
-        return _run(study, cells, mine, folders, args)
+        given = {"data": args.data, "backbone": args.backbone}
+        cells = cells_of(study, {name: folder for name, folder in given.items() if folder})
+        _check_folders(study, cells)
+        return _run(study, cells, share_of(cells, args.cells), args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -70,23 +72,17 @@ def main(argv: list[str]) -> int:
         return 2
 
 
-def _folders(study: Study, cells: list[Cell], args: argparse.Namespace) -> dict[str, str]:
-    given = {"data": args.data, "backbone": args.backbone}
-    for name, folder in given.items():
+def _check_folders(study: Study, cells: list[Cell]) -> None:
+    for name in ("data", "backbone"):
         uses = [key for c in cells for key, v in c.options.items() if f"{{{name}}}" in as_text(v)]
-        if uses and folder is None:
+        if uses and name not in cells[0].folders:
             raise ConfigError(f"{study.path}: {uses[0]} needs {{{name}}}: add --{name} FOLDER")
-    return {name: folder for name, folder in given.items() if folder is not None}
 
 
-def _run(
-    study: Study,
-    cells: list[Cell],
-    mine: list[Cell],
-    folders: dict[str, str],
-    args: argparse.Namespace,
-) -> int:
+def _run(study: Study, cells: list[Cell], mine: list[Cell], args: argparse.Namespace) -> int:
     """Run this process's cells, and tell the results of all that have finished so far."""
+    if sys.stderr.isatty():
+        print("checking the settings ...", file=sys.stderr)  # imports take seconds
     # Which import torch and Lightning: after --help and what can be refused at once.
     from rich.console import Console
 
@@ -95,15 +91,16 @@ def _run(
     from fedtt_lightning.studies.estimate import plan_text, study_plan
     from fedtt_lightning.studies.results import results_table, study_results, write_results
     from fedtt_lightning.studies.runner import StudyRunner, cores
+    from fedtt_lightning.studies.scores import without_metric
 
     silence_libraries()
-    gpus = _gpus() if check_cells(study, cells, folders) else []
+    gpus = _gpus() if check_cells(study, cells) else []
     jobs = args.jobs or len(gpus) or cores()
     if args.dry_run:
         plan = study_plan(cells, mine, jobs)
-        print(json.dumps(plan, indent=2) if args.json else plan_text(plan))
+        print(_json(plan) if args.json else plan_text(plan))
         return 0
-    runner = StudyRunner(mine, study.metric, folders, jobs, gpus)
+    runner = StudyRunner(cells, mine, study.metric, jobs, gpus)
     stopped = False
     try:
         with alone_with(study.folder, mine):
@@ -111,23 +108,52 @@ def _run(
             runner.run()
     except KeyboardInterrupt:
         stopped = True
+    failed = runner.failed + without_metric(cells, study.metric)
     rows = study_results(study, cells)
     write_results(study, rows)
     if args.json:
-        failed = [{"name": c.name, "log": str(c.log), "error": e} for c, e in runner.failed]
-        result = {"metric": study.metric, "points": rows, "failed": failed, "stopped": stopped}
-        print(json.dumps(result, indent=2))
+        told = [{"name": c.name, "log": str(c.log), "error": e} for c, e in failed]
+        result = {"metric": study.metric, "points": rows, "failed": told, "stopped": stopped}
+        print(_json(result))
     else:
         width = None if sys.stdout.isatty() else 120
         Console(highlight=False, width=width).print(results_table(study, rows))
         print(f"written to {study.folder / 'results.csv'}")
-    for cell, reason in runner.failed:
-        print(f"failed: {cell.name}: {reason} (see {cell.log})", file=sys.stderr)
+    _tell(failed)
+    left = sum(cell.finished() is None for cell in mine)
     if stopped:
-        left = sum(cell.finished() is None for cell in mine)
         print(f"stopped with {left} cells to run: the same command goes on", file=sys.stderr)
         return 130
-    return 1 if runner.failed else 0
+    if changed := left - len(runner.failed):
+        print(
+            f"{changed} cells are of a config file that has changed meanwhile: the same command "
+            "runs them again",
+            file=sys.stderr,
+        )
+    return 1 if failed or changed else 0
+
+
+def _tell(failed: list[tuple[Cell, str]]) -> None:
+    """Print a line for each reason for which cells have failed."""
+    reasons: dict[str, list[Cell]] = {}
+    for cell, reason in failed:
+        reasons.setdefault(reason, []).append(cell)
+    for reason, (first, *others) in reasons.items():
+        more = f" and {len(others)} more" if others else ""
+        print(f"failed: {first.name}{more}: {reason} (see {first.log})", file=sys.stderr)
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON, which has null for what is no number."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _gpus() -> list[str]:

@@ -14,8 +14,8 @@ def study_plan(cells: Sequence[Cell], mine: Sequence[Cell], jobs: int) -> dict[s
     """Return this process's cells with their states, and what is left of them will take.
 
     A cell is taken to need the time of finished cells at its point of the grid (other seeds), or
-    else of all of them; a part that it has run already is left out. Bytes are those of finished
-    cells at its point alone, since other points send other messages.
+    else of all of them, also if it has been stopped on the way. Bytes are those of finished cells
+    at its point alone, since other points send other messages.
 
     Returns:
         `cells`, each with `name`, `folder`, `state` (finished, resumes, to run), `seconds` and
@@ -59,7 +59,7 @@ def _bytes(summary: dict[str, Any]) -> int:
 def plan_text(plan: dict[str, Any]) -> str:
     """Return the plan as lines: one a cell, and the sums."""
     rows = plan["cells"]
-    width = max(len(row["name"]) for row in rows)
+    width = max((len(row["name"]) for row in rows), default=0)
     lines = []
     for row in rows:
         time = "" if row["seconds"] is None else f"{row['seconds']:8.0f} s"

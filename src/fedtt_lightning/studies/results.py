@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from fedtt_lightning.callbacks.csv_file import write_csv
 from fedtt_lightning.studies.cells import Cell
-from fedtt_lightning.studies.runner import metric_of
+from fedtt_lightning.studies.scores import score
 from fedtt_lightning.studies.study_file import Study, process_name
-from fedtt_lightning.wording import human_bytes
+from fedtt_lightning.wording import human_bytes, spread
 
 _COUNTS = (
     "trainable_parameters",
@@ -25,13 +25,10 @@ _COUNTS = (
 def study_results(study: Study, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Return a row for each point of the grid, in its order, from the cells that have finished.
 
-    A row holds `point`, `scores` (by seed), `mean` and `sd` (of the sample; None for one seed), and
-    means over seeds of `trainable_parameters`, `upload_bytes_per_client` (of a visit),
-    `upload_bytes_total`, `download_bytes_total` (of the run) and `seconds`; None where no seed has
-    finished.
-
-    Raises:
-        ConfigError: runs do not report the metric.
+    A row holds `point`, `scores` (by seed), `mean` and `sd` (of the sample; None for one seed, NaN
+    if a score is NaN), and means over seeds of `trainable_parameters`, `upload_bytes_per_client`
+    (of a visit), `upload_bytes_total`, `download_bytes_total` (of the run) and `seconds`; None
+    where no seed has finished. Cells that do not report the metric are left out.
     """
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
@@ -41,21 +38,22 @@ def study_results(study: Study, cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 def _row(metric: str, cells: Sequence[Cell]) -> dict[str, Any]:
     records = {cell.seed: record for cell in cells if (record := cell.finished()) is not None}
-    scores = {seed: metric_of(record["summary"], metric) for seed, record in records.items()}
-    values = list(scores.values())
-    summaries = [record["summary"] for record in records.values()]
+    found = {seed: score(record["summary"], metric) for seed, record in records.items()}
+    scores = {seed: value for seed, value in found.items() if value is not None}
+    kept = [records[seed] for seed in scores]
+    mean, sd = spread([*scores.values()]) if scores else (None, None)
     return {
         "point": cells[0].point,
         "scores": scores,
-        "mean": statistics.fmean(values) if values else None,
-        "sd": statistics.stdev(values) if len(values) > 1 else None,
-        **{key: _mean([summary[key] for summary in summaries]) for key in _COUNTS},
-        "seconds": _mean([record["seconds"] for record in records.values()]),
+        "mean": mean,
+        "sd": sd,
+        **{key: _mean([record["summary"][key] for record in kept]) for key in _COUNTS},
+        "seconds": _mean([record["seconds"] for record in kept]),
     }
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+    return spread(values)[0] if values else None
 
 
 def write_results(study: Study, rows: Sequence[dict[str, Any]]) -> None:
@@ -74,18 +72,19 @@ def write_results(study: Study, rows: Sequence[dict[str, Any]]) -> None:
 
 def results_table(study: Study, rows: Sequence[dict[str, Any]]) -> Table:
     """Return the table to print."""
-    table = Table(title=f"{study.metric}: mean ± standard deviation over seeds")
+    # Text, since Rich would read a name in brackets as markup.
+    table = Table(title=Text(f"{study.metric}: mean ± standard deviation over seeds"))
     for axis in study.grid:
-        table.add_column(axis.rpartition(".")[2])
+        table.add_column(Text(axis.rpartition(".")[2]))
     for column in (study.metric, "seeds", "trainable", "an upload", "total up", "total down"):
-        table.add_column(column, justify="right")
+        table.add_column(Text(column), justify="right")
     for row in rows:
-        spread = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
-        score = "–" if row["mean"] is None else f"{row['mean']:.3f}{spread}"
+        deviation = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
+        mean = "–" if row["mean"] is None else f"{row['mean']:.3f}{deviation}"
         parameters = row["trainable_parameters"]
         table.add_row(
-            *row["point"].values(),
-            score,
+            *map(Text, row["point"].values()),
+            mean,
             f"{len(row['scores'])}/{len(study.seeds)}",
             "–" if parameters is None else f"{parameters:,.0f}",
             *("–" if row[key] is None else human_bytes(row[key]) for key in _COUNTS[1:]),

@@ -11,34 +11,39 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fedtt_lightning.cli_classes import nearest
 from fedtt_lightning.errors import ConfigError
-from fedtt_lightning.studies.cell_process import CellProcess
+from fedtt_lightning.studies.cell_process import CellProcess, stop
 from fedtt_lightning.studies.cells import Cell
+from fedtt_lightning.studies.scores import score, without_metric
 
 
 class StudyRunner:
     """Runs the cells that have not finished, as many at a time as there are jobs.
 
     Args:
-        cells: in the order in which they are started.
-        metric: shown of each cell; the study stops if the first one to finish does not report it.
-        folders: for `{data}` and `{backbone}`.
+        cells: of the whole study.
+        mine: those to run, in the order in which they are started.
+        metric: shown of each cell; the study stops if none that has finished reports it.
         jobs: cells at a time.
         gpus: names of GPUs, of which each job gets one in turn; none for the CPU.
+
+    Attributes:
+        failed: the cells that have failed in this run, and why.
     """
 
     def __init__(
         self,
         cells: Sequence[Cell],
+        mine: Sequence[Cell],
         metric: str,
-        folders: Mapping[str, str],
         jobs: int,
         gpus: Sequence[str],
     ) -> None:
-        self._waiting = [cell for cell in cells if cell.finished() is None]
-        self._metric, self._folders = metric, folders
-        self._gpus = gpus
+        self._cells, self._metric, self._gpus = cells, metric, gpus
+        self._waiting = [cell for cell in mine if cell.finished() is None]
+        for cell in self._waiting:
+            cell.check_folder()
+        self._before = len(mine) - len(self._waiting)
         self._threads = max(1, cores() // jobs)
         self._free = list(range(jobs))
         self._running: dict[int, CellProcess] = {}
@@ -47,38 +52,47 @@ class StudyRunner:
     def run(self) -> None:
         """Run until all have ended.
 
-        `failed` then holds the cells that failed, and why. Whatever ends it early, such as a
-        Ctrl-C, stops the processes that run.
+        Whatever ends it early, such as a Ctrl-C, stops the processes that run.
 
         Raises:
-            ConfigError: runs do not report the metric.
+            ConfigError: cells have finished, and none reports the metric.
         """
         done, todo = 0, len(self._waiting)
+        print(f"{todo} cells to run, {self._before} finished before", file=sys.stderr)
+        if not todo:
+            return
         bar = tqdm(total=todo, desc="Cells", unit="cell", disable=None)
         try:
             while self._waiting or self._running:
+                ended = []
                 while self._waiting and self._free:
-                    self._launch(self._waiting.pop(0), self._free.pop(0))
+                    ended += self._launch(self._waiting.pop(0))
                 # Now and then awake, so that the bar's clock goes on.
                 ready = wait([run.sentinel for run in self._running.values()], timeout=1.0)
                 for job, run in list(self._running.items()):
                     if run.sentinel in ready:
                         del self._running[job]
                         self._free.append(job)
-                        result = self._end(run)
-                        done += 1
-                        line = f"[{done}/{todo}] {run.cell.name}: {result}, {run.seconds:.0f} s"
-                        bar.write(line, file=sys.stderr)
-                        bar.update()
+                        ended.append((run.cell, f"{self._end(run)}, {run.seconds:.0f} s"))
+                for cell, result in ended:
+                    done += 1
+                    bar.write(f"[{done}/{todo}] {cell.name}: {result}", file=sys.stderr)
+                    bar.update()
                 bar.refresh()
         finally:
-            for run in self._running.values():
-                run.stop()
+            stop([*self._running.values()])
             bar.close()
 
-    def _launch(self, cell: Cell, job: int) -> None:
+    def _launch(self, cell: Cell) -> list[tuple[Cell, str]]:
+        """Start a cell; return it with its result in words if it cannot be started."""
+        job = self._free[0]
         gpu = self._gpus[job % len(self._gpus)] if self._gpus else None
-        self._running[job] = CellProcess(cell, self._folders, gpu, self._threads)
+        try:
+            self._running[job] = CellProcess(cell, gpu, self._threads)
+        except (ConfigError, OSError) as error:  # a config that has become no YAML, a full disk
+            return [(cell, self._fail(cell, str(error)))]
+        del self._free[0]
+        return []
 
     def _end(self, run: CellProcess) -> str:
         """Write the cell's record and return its result in words."""
@@ -89,27 +103,22 @@ class StudyRunner:
             except (OSError, ValueError):
                 problem = "it wrote no summary.json"
             else:
-                cell.write(run.seconds, summary=summary)
-                return f"{self._metric} {metric_of(summary, self._metric):.3f}"
+                run.write(summary=summary)
+                return self._result(summary)
         problem = problem or run.last_words()
+        run.write(error=problem)
+        return self._fail(cell, problem)
+
+    def _fail(self, cell: Cell, problem: str) -> str:
         self.failed.append((cell, problem))
-        cell.write(run.seconds, error=problem)
         return f"FAILED: {problem}"
 
-
-def metric_of(summary: Mapping[str, Any], metric: str) -> float:
-    """Return a run's metric.
-
-    Raises:
-        ConfigError: it does not report this one.
-    """
-    metrics = summary["metrics"]
-    if metric not in metrics:
-        raise ConfigError(
-            f"metric is {metric!r}, but runs report {', '.join(sorted(metrics)) or 'none'}"
-            f"{nearest(metric, metrics)}: name one of them; finished cells are kept"
-        )
-    return float(metrics[metric])
+    def _result(self, summary: Mapping[str, Any]) -> str:
+        value = score(summary, self._metric)
+        if value is None:
+            without_metric(self._cells, self._metric)  # which raises if no cell has it
+            return f"no {self._metric}"
+        return f"{self._metric} {value:.3f}"
 
 
 def cores() -> int:

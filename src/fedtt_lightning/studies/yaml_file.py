@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,33 @@ def read_yaml(path: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
         ConfigError: it is no YAML, with its line, or no UTF-8 text.
         OSError: it cannot be opened.
     """
+    return _parse(path, _text(path), loader)
+
+
+def meaning(path: str) -> str:
+    """Return a text that is the same as long as a file says the same, whatever its comments.
+
+    Raises:
+        ConfigError, OSError: as `read_yaml`.
+    """
+    return _meaning(path, _text(path))
+
+
+@lru_cache  # hundreds of cells have the same few files
+def _meaning(path: str, text: str) -> str:
+    return repr(_parse(path, text, yaml.SafeLoader))
+
+
+def _text(path: str) -> str:
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), loader)
+        return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text: save it as such") from None
+
+
+def _parse(path: str, text: str, loader: type[yaml.SafeLoader]) -> Any:
+    try:
+        return yaml.load(text, loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
