@@ -111,7 +111,8 @@ def test_names_and_values_are_text(tmp_path: Path, attack: str) -> None:
 def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
     for seed in range(2):
         write_run(tmp_path / str(seed), seed=seed)
-    assert Report([tmp_path]).html == Report([tmp_path]).html
+    page = Report([tmp_path]).html
+    assert page == Report([tmp_path]).html == Report(tmp_path).html == Report(str(tmp_path)).html
 
 
 def test_figures(tmp_path: Path) -> None:

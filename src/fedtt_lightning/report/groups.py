@@ -209,7 +209,8 @@ def _labelled(task: Task) -> Task:
             for name, row in names
             if row[index] and len({row[other] for other in same}) > 1
         ]
-        state = [] if group.finished else [f"unfinished: {group.runs[0].rounds} rounds"]
+        rounds = group.runs[0].rounds
+        state = [] if group.finished else [f"unfinished: {rounds} round{'s' * (rounds != 1)}"]
         if group.point:
             label = ", ".join([*choice_words(group.point), *state])
         else:

@@ -17,6 +17,7 @@ from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.report.charts import Chart, task_charts
 from fedtt_lightning.report.groups import flatten, group_runs
 from fedtt_lightning.report.run_folder import Run, read_runs
+from fedtt_lightning.report.scores import Score
 from fedtt_lightning.report.study_cells import read_cells
 from fedtt_lightning.report.study_grid import study_grid
 from fedtt_lightning.report.tables import (
@@ -175,7 +176,7 @@ def _origin(run: Run, group: str | None) -> dict[str, Any]:
 
 def _shown(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() else f"{value:.5g}"
+        return f"{value:.0f}" if value.is_integer() else Score(value).words()
     return "" if value is None else str(value)
 
 
