@@ -62,6 +62,9 @@ def test_folder_may_move_but_another_model_is_another_cell(tmp_path: Path) -> No
     assert key("org/bert") != key("other/bert") != key("builtin")
     unused = replace(cell, folders={"backbone": "builtin", "data": str(tmp_path)})
     assert unused.key() == key("builtin")
+    unused.write(0.0)  # of which a report tells what has moved
+    record = unused.record()
+    assert record is not None and record["folders"] == unused.folders
 
 
 def test_axes_do_not_set_the_same_key(tmp_path: Path) -> None:

@@ -143,8 +143,8 @@ class Cell:
             key: what the cell was when the run began, if configs may have changed since.
         """
         record: dict[str, Any] = {"key": key or self.key(), "version": __version__}
-        record |= {"point": self.point, "seed": self.seed, "seconds": seconds}
-        record |= {"summary": summary, "error": error}
+        record |= {"point": self.point, "seed": self.seed, "folders": dict(self.folders)}
+        record |= {"seconds": seconds, "summary": summary, "error": error}
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{_RECORD}.partial"
         partial.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
