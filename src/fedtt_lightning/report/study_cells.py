@@ -22,21 +22,21 @@ def read_cells(runs: Iterable[Run]) -> None:
         cell = read_mapping(run, run.folder / "cell.json", json.loads)
         if not isinstance(point := cell.get("point"), dict):
             continue
+        run.point = {axis: str(choice) for axis, choice in point.items()}
+        if isinstance(folders := cell.get("folders"), dict):
+            run.moving = {name: str(folder) for name, folder in folders.items()}
+        if error := cell.get("error"):
+            _leave_out(run, f"it has failed: {str(error)[:200]}")
+        elif not run.summary and not run.series:
+            _leave_out(run, "no round of it has ended: left out")
         folder = run.folder.parent.parent  # a cell's folder is STUDY/POINT/SEED
         if folder not in studies:
             studies[folder] = read_mapping(run, folder / "study.json", json.loads)
         run.study_folder, run.study = folder, studies[folder]
-        run.point = {axis: str(choice) for axis, choice in point.items()}
-        if isinstance(folders := cell.get("folders"), dict):
-            run.moving = {name: str(folder) for name, folder in folders.items()}
         keys = run.study.get("cells")
         name = run.folder.relative_to(folder).as_posix()
         if isinstance(keys, dict) and keys.get(name, "") != cell.get("key"):
             _leave_out(run, "not of the study as study.json now has it: left out")
-        elif error := cell.get("error"):
-            _leave_out(run, f"it has failed: {str(error)[:200]}")
-        elif not run.summary and not run.series:
-            _leave_out(run, "no round of it has ended: left out")
 
 
 def _leave_out(run: Run, why: str) -> None:
