@@ -77,7 +77,13 @@ def test_a_page_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("option", ["--output", "--figures"])
-def test_an_empty_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+def test_an_empty_name(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["report", str(write_run(tmp_path / "a")), option, ""]) == 2
     err = capsys.readouterr().err
     assert f"{option}: the name is empty: give one" in err and err.count("\n") == 1
