@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 _TRAINER_COMMANDS = {
@@ -50,13 +51,20 @@ and `fit --config FILE --print_config` shows what a run would use.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, or 2 for input that cannot be used."""
+    """Run a command and return its exit code.
+
+    0, 2 for input that cannot be used, 130 after a Ctrl-C; more in the commands' own help.
+    """
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    if argv is None:  # the program ends: nothing is left that a second Ctrl-C could stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
 
 

@@ -65,6 +65,8 @@ def test_killed_and_interrupted_study_goes_on(
     def interrupt() -> None:
         wait_until(lambda: last.stat().st_mtime_ns > saved)
         os.kill(os.getpid(), signal.SIGINT)
+        wait_until(lambda: signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGINT)  # another, while it stops its cell
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -83,3 +85,31 @@ def test_killed_and_interrupted_study_goes_on(
     for key in ("metrics", "uploads", "upload_bytes_total", "rounds"):
         assert summary[key] == alone[key]
     assert result["points"][0]["scores"] == {"0": alone["metrics"]["val_acc"]}
+
+
+def test_ctrl_c_before_the_first_cell_is_no_traceback(tmp_path: Path) -> None:
+    """While the study file is read, which the test here is slow to write."""
+    path = tmp_path / "study.yaml"
+    os.mkfifo(path)
+    command = [sys.executable, "-m", "fedtt_lightning", "study", "--config", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    files: list[int] = []
+    try:
+        wait_until(lambda: opens_for_a_reader(path, files))
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == ""
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+        for file in files:
+            os.close(file)
+
+
+def opens_for_a_reader(pipe: Path, files: list[int]) -> bool:
+    try:
+        files.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
