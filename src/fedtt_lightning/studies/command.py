@@ -104,10 +104,11 @@ def _run(study: Study, cells: list[Cell], mine: list[Cell], args: argparse.Names
     stopped = False
     try:
         with alone_with(study.folder, mine):
-            study.write({c.folder.relative_to(study.folder).as_posix(): c.key() for c in cells})
+            study.write(_keys(study, cells))
             runner.run()
     except KeyboardInterrupt:
         stopped = True
+    study.write(_keys(study, cells))  # as configs are now: the table is of the same cells
     failed = runner.failed + without_metric(cells, study.metric)
     rows = study_results(study, cells)
     write_results(study, rows)
@@ -131,6 +132,10 @@ def _run(study: Study, cells: list[Cell], mine: list[Cell], args: argparse.Names
             file=sys.stderr,
         )
     return 1 if failed or changed else 0
+
+
+def _keys(study: Study, cells: list[Cell]) -> dict[str, str]:
+    return {c.folder.relative_to(study.folder).as_posix(): c.key() for c in cells}
 
 
 def _tell(failed: list[tuple[Cell, str]]) -> None:
