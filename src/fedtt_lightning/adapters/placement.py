@@ -65,6 +65,7 @@ FAMILIES: dict[str, Family] = {
         "classification_head.out_proj",
     ),
 }
+"""Where adapters and a tensorized head go, by the `model_type` of a transformers config."""
 
 # Heads of other families and tasks, by their usual names.
 _HEADS = ("classifier", "score", "qa_outputs", "classification_head")

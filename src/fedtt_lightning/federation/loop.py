@@ -26,6 +26,7 @@ from fedtt_lightning.federation.plan import RoundPlan, RoundPlanner, Visit
 from fedtt_lightning.federation.server import FedAvg, ServerOptimizer
 
 Weighting = Literal["examples", "equal"]
+"""How much a client counts in a mean: by its number of examples, or as much as any other."""
 
 
 class FederatedLoop:

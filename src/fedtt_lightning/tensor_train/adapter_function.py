@@ -14,18 +14,18 @@ from torch.autograd.function import once_differentiable
 from .chains import half_chains, left_chain_gradients, right_chain_gradients
 from .frozen_input import FrozenInput
 
-# Takes the gradients that each example gives [*down, down_bias, *up, up_bias].
 OnExamples = Callable[[list[Tensor | None]], None]
+"""Takes the gradients that each example gives [*down, down_bias, *up, up_bias]."""
 
 _aten = torch.ops.aten
 
-# Name -> (function, its derivative times a gradient, from the input z).
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     "relu": (torch.relu, lambda grad, z: _aten.threshold_backward(grad, z, 0)),
     "gelu": (F.gelu, lambda grad, z: _aten.gelu_backward(grad, z)),
     "silu": (F.silu, lambda grad, z: _aten.silu_backward(grad, z)),
     "tanh": (torch.tanh, lambda grad, z: _aten.tanh_backward(grad, torch.tanh(z))),
 }
+"""Activations by name: the function, and its derivative at z times a gradient."""
 
 
 def tt_adapter(

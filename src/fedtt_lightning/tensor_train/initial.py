@@ -13,9 +13,10 @@ from fedtt_lightning.errors import ConfigError
 from .chains import half_chains
 
 INITS = ("orthonormal", "gaussian", "loretta")
-"""`loretta`: its Gaussian. `gaussian`: the same, but an adapter starts as the identity, because the
-last core of `up` is zero. `orthonormal`: orthonormal cores scaled to unit pre-activation variance,
-identity start too. A zero core in `down`, or two zero cores, would never train."""
+"""How an adapter may start. `orthonormal`: orthonormal cores, scaled to unit pre-activation
+variance; the last core of `up` is zero, so that the adapter starts as the identity. `gaussian`:
+LoRETTA's Gaussian in place of orthonormal cores. `loretta`: the same without the zero core, so that
+it is no identity. A zero core in `down`, or two zero cores, would never train."""
 
 
 @torch.no_grad()
