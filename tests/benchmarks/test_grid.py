@@ -73,7 +73,8 @@ def test_the_table_says_what_is_there_and_what_is_missing(
     assert (severe["deviation"], severe["seeds"]) == (None, 1)
     baselines.table(args)
     out = capsys.readouterr().out
-    row = f"| {method} | {best} | – | .750 ± .250 | .250 (1) | 3.0 KiB | 2.0 KiB |"
+    assert "| method | lr | 10, mild | 10, severe | up a visit | without head |" in out
+    row = f"| {method} | {best} | .750 ± .250 | .250 (1) | 3.0 KiB | 2.0 KiB |"
     assert row in out
     assert "4 of 63 runs are done:" in out
     assert "TREC, 10 clients: 59 runs are missing" in out
