@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import sqrt
+from math import isfinite, sqrt
+from typing import Any
 
 
 def shown_scores(metrics: Iterable[str]) -> list[str]:
@@ -33,3 +34,12 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} GiB"
+
+
+def without_nan(value: Any) -> Any:
+    """Return numbers as JSON can hold them: None in place of what is not finite."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -20,13 +20,8 @@ from fedtt_lightning.report.run_folder import Run, read_runs
 from fedtt_lightning.report.scores import Score
 from fedtt_lightning.report.study_cells import read_cells
 from fedtt_lightning.report.study_grid import study_grid
-from fedtt_lightning.report.tables import (
-    Table,
-    difference_table,
-    method_numbers,
-    method_table,
-    without_nan,
-)
+from fedtt_lightning.report.tables import Table, difference_table, method_numbers, method_table
+from fedtt_lightning.wording import without_nan
 
 
 class Report:

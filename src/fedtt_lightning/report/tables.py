@@ -107,12 +107,3 @@ def _words(measured: dict[str, Any] | None, runs: int) -> str:
 
 def _bytes(count: float | None) -> str:
     return "" if count is None or not isfinite(count) else human_bytes(count)
-
-
-def without_nan(value: Any) -> Any:
-    """Return numbers as JSON can hold them: None in place of what is not finite."""
-    if isinstance(value, dict):
-        return {key: without_nan(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [without_nan(part) for part in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from math import isfinite
 from typing import Any
 
 from fedtt_lightning.arguments import Parser
@@ -14,6 +13,7 @@ from fedtt_lightning.errors import ConfigError
 from fedtt_lightning.studies.cells import Cell, cells_of
 from fedtt_lightning.studies.shares import alone_with, share_of
 from fedtt_lightning.studies.study_file import Study, as_text, read_study
+from fedtt_lightning.wording import without_nan
 
 
 def _jobs(text: str) -> int:
@@ -150,15 +150,7 @@ def _tell(failed: list[tuple[Cell, str]]) -> None:
 
 def _json(value: Any) -> str:
     """Return a value as JSON, which has null for what is no number."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    return json.dumps(without_nan(value), indent=2, allow_nan=False)
 
 
 def _gpus() -> list[str]:
