@@ -79,7 +79,8 @@ def one_line(message: str, options: Iterable[str] = (), args: Sequence[str] = ()
         elif bases and value and (match or not causes):
             cause = no_class(value, ".".join(keys), bases)
     block = wrong.split(".")[0]
-    if block in ("serve", "silo") and not any(name.startswith(f"{block}.") for name in known):
+    others = known and not any(name.startswith(f"{block}.") for name in known)
+    if others and block in ("serve", "silo"):
         cause = f"{wrong}: the block `{block}` is for the command {block}: leave it out here"
     place = _place(wrong.split(".")[-1], args)
     path = ".".join(keys)
